@@ -1,0 +1,128 @@
+"""Celery and kombu, configured in this one file; every setting with its reason.
+
+Delivery is at-least-once as far as Celery on Redis can give it: a message stays in `unacked` until its chunk is
+committed. Three things belong here and nowhere else when delivery is made stricter: a transport whose claim of a
+message is atomic (`broker_url`'s transport), a lease that renews what a worker still holds (in place of a long
+visibility timeout), and a watchdog for a worker that no longer consumes.
+"""
+
+from typing import Any
+
+from celery import Celery
+from kombu.entity import Queue
+from kombu.exceptions import OperationalError
+
+from arno_shared.errors import HouseError
+from arno_shared.ledger import Ledger
+from arno_shared.messages import Chunk
+from arno_shared.names import QUEUES, TASK_NAME, Lane
+from arno_shared.redis_client import RedisClient, redis_away
+from arno_shared.settings import Settings
+from arno_shared.uris import redact
+
+
+def celery_app(settings: Settings) -> Celery:
+    """The Celery app that producers send through and workers consume with. Connects to nothing yet."""
+    app = Celery("arno", broker=settings.redis_url, set_as_current=False)
+    app.conf.update(
+        # JSON only: a broker that others can write to must not be able to run code in a worker.
+        accept_content=["json"],
+        task_serializer="json",
+        # Acknowledged after the task returned, and not when the process died in it.
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        # Results are objects in storage and events in the topic.
+        task_ignore_result=True,
+        # Each thread of the pool runs one chunk; no further ones are hoarded behind them.
+        worker_prefetch_multiplier=1,
+        # Celery's own events cost 0.3 to 0.5 ms of CPU a message; Flower needs them.
+        worker_send_task_events=settings.broker.task_events,
+        task_send_sent_event=settings.broker.task_events,
+        # Never give the broker up: it comes back.
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        # Survive a broker that is full, or that has become a replica.
+        broker_channel_error_retry=True,
+        # The control socket is what notices a dead broker; without it the worker stalls in silence.
+        worker_enable_remote_control=True,
+        # Threads cannot be cancelled; their chunks are finished and acknowledged over the new connection.
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        task_publish_retry_policy={"max_retries": 20, "interval_start": 0.1, "interval_step": 0.3, "interval_max": 3},
+        broker_transport_options={
+            "visibility_timeout": settings.broker.visibility_timeout_s,
+            # How soon a dead worker's messages are noticed once their time is up; kombu's default is minutes.
+            "unacked_restore_interval": 5,
+            "unacked_restore_throttle": 1,
+            "unacked_mutex_expire": 10,
+            # A frozen server must not hang a worker or a producer for ever.
+            "socket_timeout": settings.broker.socket_timeout_s,
+            "socket_connect_timeout": settings.broker.connect_timeout_s,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+            # Interactive before bulk, strictly; one Redis list for each queue, so that its length is one LLEN.
+            "queue_order_strategy": "priority",
+            "priority_steps": [0],
+        },
+        task_queues=[Queue(name) for name in QUEUES],  # type: ignore[no-untyped-call]
+        task_default_queue=Lane.BULK.queue,
+        # A misspelt queue is an error, not a list that nobody reads.
+        task_create_missing_queues=False,
+        # The program that runs the worker configures logging.
+        worker_hijack_root_logger=False,
+        enable_utc=True,
+    )
+    return app
+
+
+class Sender:
+    """Puts messages on the lanes' queues, over one held connection. Thread-safe."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+
+    def send_chunk(self, chunk: Chunk, lane: Lane) -> None:
+        """Enqueues a chunk. Raises HouseError; the message may have arrived all the same, which is harmless."""
+        self.send_raw(lane, TASK_NAME, [], chunk.to_wire(), f"{chunk.job_id}.{chunk.index}.{chunk.attempt}")
+
+    def send_raw(
+        self, lane: Lane, task: str, args: list[Any], kwargs: dict[str, Any], task_id: str | None = None
+    ) -> None:
+        """Enqueues any arguments, as they are. Raises HouseError."""
+        try:
+            self._app.send_task(
+                task,
+                args=args,
+                kwargs=kwargs,
+                task_id=task_id,
+                # Naming the queue alone publishes through the default exchange, which needs no binding in Redis.
+                queue=lane.queue,
+                # What Flower shows; URIs may be presigned.
+                argsrepr=redact(repr(args)),
+                kwargsrepr=redact(repr(kwargs)),
+            )
+        except OperationalError as error:
+            raise HouseError(f"Redis cannot be used: {redact(str(error))}") from error
+
+
+def queue_length(redis: RedisClient, lane: Lane) -> int:
+    """Messages that wait in a lane, those in workers' hands not counted. Raises HouseError."""
+    with redis_away():
+        return int(redis.llen(lane.queue))
+
+
+def release_due(ledger: Ledger, sender: Sender) -> int:
+    """Sends the attempts whose time has come; how many. Raises HouseError."""
+    due_messages = ledger.due()
+    for due in due_messages:
+        sender.send_chunk(Chunk.model_validate(due.message), Lane(due.lane))
+        ledger.sent(due)
+    return len(due_messages)
+
+
+def node_names(app: Celery, timeout_s: float = 1.0) -> list[str]:
+    """Names of the workers that answer within `timeout_s`. Raises HouseError."""
+    try:
+        answers = app.control.ping(timeout=timeout_s)
+    except OperationalError as error:
+        raise HouseError(f"Redis cannot be used: {redact(str(error))}") from error
+    return sorted(name for answer in answers for name in answer)

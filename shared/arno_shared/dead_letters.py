@@ -1,0 +1,90 @@
+"""Dead letters: what was given up, kept with its reason so that it can be looked at, replayed or purged."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from pydantic import Field
+
+from arno_shared.messages import Chunk, WireModel
+from arno_shared.names import DEAD_LETTERS, TASK_NAME, Lane
+from arno_shared.redis_client import RedisClient, redis_away
+
+
+class LetterKind(StrEnum):
+    MESSAGE = "message"
+    """A message that does not validate; nothing of it was done."""
+    CHUNK = "chunk"
+    """A whole chunk that could not be committed; it has no result object."""
+    IMAGES = "images"
+    """The images of a chunk that failed transiently too many times; their rows say so."""
+
+
+class DeadLetter(WireModel):
+    kind: LetterKind
+    code: str
+    reason: str
+    raw: str
+    """The message in full: JSON of `args` and `kwargs`, or the body as it came when that cannot be read."""
+    task: str = TASK_NAME
+    lane: Lane = Lane.BULK
+    images: int = 0
+    job_id: str | None = None
+    index: int | None = None
+    attempt: int | None = None
+    failed_by_code: dict[str, int] = Field(default_factory=dict)
+    """For `images`: how they are counted in the ledger."""
+    worker: str
+    at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+    @classmethod
+    def of_chunk(cls, kind: LetterKind, chunk: Chunk, **fields: Any) -> "DeadLetter":
+        return cls(
+            kind=kind,
+            raw=json.dumps({"args": [], "kwargs": chunk.to_wire()}, ensure_ascii=False),
+            images=len(chunk.images),
+            job_id=chunk.job_id,
+            index=chunk.index,
+            attempt=chunk.attempt,
+            **fields,
+        )
+
+
+class FiledLetter(NamedTuple):
+    entry_id: str
+    letter: DeadLetter
+
+
+class DeadLetters:
+    """The stream of dead letters, oldest first. It keeps the newest `max_letters`; rows of failed images stay."""
+
+    def __init__(self, redis: RedisClient, max_letters: int) -> None:
+        self._redis, self._max_letters = redis, max_letters
+
+    def add(self, letter: DeadLetter) -> None:
+        """Files a letter that belongs to no chunk. Raises HouseError."""
+        with redis_away():
+            self._redis.xadd(
+                DEAD_LETTERS, {"letter": letter.model_dump_json()}, maxlen=self._max_letters, approximate=True
+            )
+
+    def list(self, *, job_id: str | None = None, code: str | None = None) -> Iterator[FiledLetter]:
+        """Letters of that job and code, in pages: constant memory. Raises HouseError."""
+        start = "-"
+        while True:
+            with redis_away():
+                page = self._redis.xrange(DEAD_LETTERS, min=start, count=500)
+            for entry_id, fields in page:
+                letter = DeadLetter.model_validate_json(fields[b"letter"])
+                if job_id in (None, letter.job_id) and code in (None, letter.code):
+                    yield FiledLetter(entry_id.decode(), letter)
+            if len(page) < 500:
+                return
+            start = f"({page[-1][0].decode()}"
+
+    def remove(self, entry_id: str) -> bool:
+        """Whether it was still there. Raises HouseError."""
+        with redis_away():
+            return bool(self._redis.xdel(DEAD_LETTERS, entry_id))

@@ -1,0 +1,30 @@
+-- ARGV: terms, prefix, format, lane. KEYS[7]: the set of jobs; ARGV[5]: job id; ARGV[6]: retention_s.
+-- Returns 'created', 'resumed', or 'conflict' with the terms that stand.
+local terms, prefix, format, lane, job_id, retention_s = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+if redis.call('EXISTS', JOB) == 0 then
+  local at = now()
+  redis.call('HSET', JOB, 'state', 'running', 'origin', 'producer', 'sealed', '0', 'terms', terms,
+             'prefix', prefix, 'format', format, 'lane', lane, 'created_at', at)
+  redis.call('ZADD', KEYS[7], at, job_id)
+  redis.call('ZREMRANGEBYSCORE', KEYS[7], '-inf', at - 10 * retention_s)
+  return {'created', ''}
+end
+local standing = redis.call('HGET', JOB, 'terms') or ''
+if standing ~= terms then return {'conflict', standing} end
+wake()
+redis.call('HSET', JOB, 'sealed', '0', 'lane', lane)
+-- Chunks that were given up whole are sent again, as everything uncommitted is.
+local buried = redis.call('HGETALL', BURIED)
+for i = 1, #buried, 2 do
+  if string.sub(buried[i], -2) == '.1' then
+    redis.call('HDEL', BURIED, buried[i])
+    count('buried', -1)
+    count('dead', -tonumber(buried[i + 1]))
+  end
+end
+-- So are images that were put off, whose messages a cancelled job dropped.
+local due = now()
+for _, field in ipairs(redis.call('HKEYS', PUT_OFF)) do
+  redis.call('ZADD', KEYS[8], 'NX', due, job_id .. '/' .. field)
+end
+return {'resumed', ''}

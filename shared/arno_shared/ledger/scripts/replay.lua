@@ -1,0 +1,32 @@
+-- Takes a letter out of the dead letters and makes its chunk due at once. KEYS[7]: dead letters, KEYS[8]: delayed.
+-- ARGV: entry id, kind, index, attempt of the letter, images, message, delayed member, attempt to make,
+--       prefix, format, then pairs of code and count. Returns 0 when the letter is no longer there.
+if redis.call('XDEL', KEYS[7], ARGV[1]) == 0 then return 0 end
+local kind, index, attempt, images = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local known = redis.call('EXISTS', JOB) == 1
+open_for_message(ARGV[9], ARGV[10])
+if redis.call('HGET', JOB, 'state') ~= 'cancelled' then wake() end
+if kind == 'chunk' then
+  if redis.call('HDEL', BURIED, index .. '.' .. attempt) == 1 then
+    count('dead', -images)
+    if attempt > 1 then
+      count('put_off', images)
+    elseif redis.call('HGET', JOB, 'origin') == 'message' then
+      -- Counted anew when it is committed.
+      count('buried', -1)
+      count('chunks', -1)
+      count('images', -images)
+    else
+      count('buried', -1)
+    end
+  end
+else
+  if known then
+    count('failed', -images)
+    for i = 11, #ARGV, 2 do count('failed:' .. ARGV[i], -tonumber(ARGV[i + 1])) end
+  end
+  count('put_off', images)
+end
+redis.call('HSET', PUT_OFF, index .. '.' .. ARGV[8], ARGV[6])
+redis.call('ZADD', KEYS[8], now(), ARGV[7])
+return 1

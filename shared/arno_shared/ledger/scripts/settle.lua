@@ -1,0 +1,41 @@
+-- Read before every script. KEYS[1..6] are a job's keys, in the order of names.JobKeys.
+
+local JOB, COMMITTED, RETRIED, PUT_OFF, BURIED, LOOSE = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+
+local function now()
+  local t = redis.call('TIME')
+  return t[1] + t[2] / 1000000
+end
+
+local function count(field, n)
+  if n ~= 0 then redis.call('HINCRBY', JOB, field, n) end
+end
+
+local function age(retention_s)
+  for i = 1, 6 do redis.call('EXPIRE', KEYS[i], retention_s) end
+end
+
+local function wake()
+  redis.call('HSET', JOB, 'state', 'running')
+  redis.call('HDEL', JOB, 'finished_at')
+  for i = 1, 6 do redis.call('PERSIST', KEYS[i]) end
+end
+
+-- A job is done once all of its chunks are known and nothing of it is outstanding; then its keys begin to age.
+local function settle(retention_s)
+  local f = redis.call('HMGET', JOB, 'state', 'sealed', 'chunks', 'committed', 'buried', 'put_off')
+  local n = {}
+  for i = 3, 6 do n[i] = tonumber(f[i] or 0) or 0 end
+  if f[1] == 'running' and f[2] == '1' and n[4] + n[5] >= n[3] and n[6] <= 0 then
+    redis.call('HSET', JOB, 'state', 'done', 'finished_at', now())
+    age(retention_s)
+  end
+end
+
+-- A message that no producer opened a job for is a job of its own, complete as soon as what came of it is.
+local function open_for_message(prefix, format)
+  if redis.call('EXISTS', JOB) == 0 then
+    redis.call('HSET', JOB, 'state', 'running', 'origin', 'message', 'sealed', '1',
+               'created_at', now(), 'prefix', prefix, 'format', format)
+  end
+end

@@ -1,0 +1,56 @@
+"""Structured logs: one JSON object a line, without secrets."""
+
+import logging
+import sys
+from typing import TextIO
+
+import structlog
+from structlog.types import EventDict, Processor, WrappedLogger
+
+from arno_shared.uris import redact
+
+
+def get_logger(name: str) -> structlog.stdlib.BoundLogger:
+    """Log with keyword fields: `log.warning("storage away", job=job_id, chunk=index)`."""
+    logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
+    return logger
+
+
+def redact_values(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Passwords and query strings (presigned URLs) are removed from every text."""
+    return {key: redact(value) if isinstance(value, str) else value for key, value in event.items()}
+
+
+def configure(level: str, stream: TextIO = sys.stderr) -> None:
+    """Sends everything that is logged, by Arno and by the libraries below it, to `stream`."""
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                redact_values,
+                structlog.processors.JSONRenderer(ensure_ascii=False),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    # Their debug lines hold headers, keys and every request.
+    for chatty in ("botocore", "boto3", "urllib3", "s3transfer", "kombu", "amqp"):
+        logging.getLogger(chatty).setLevel(max(logging.INFO, root.level))

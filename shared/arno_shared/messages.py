@@ -1,0 +1,174 @@
+"""The task message, version 1: what a producer asks a worker to do with one chunk of images.
+
+Any Celery client can send it (protocol v2, JSON, task `arno.annotate`), as keyword arguments or as one positional
+object. Only `images` and `prompts` are required; strings stand for both.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from arno_shared.errors import InvalidMessage
+from arno_shared.names import check_job_id
+from arno_shared.prompts import Region, check_prompt, split_shorthand
+from arno_shared.uris import check_output_prefix
+
+SCHEMA_VERSION = 1
+"""Major version of everything that crosses the wire. A message of a newer one is refused, never guessed at."""
+
+MAX_CHUNK_IMAGES = 1024
+MAX_PROMPTS = 64
+
+
+class WireModel(BaseModel):
+    """Frozen; unknown fields are refused, so that a misspelt name is an error and not a silence."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ImageRef(WireModel):
+    """Where an image is. `id` is the sender's own name for it; `version_id` and `etag` pin an S3 object."""
+
+    uri: str = Field(min_length=1, max_length=8192)
+    id: str | None = Field(default=None, max_length=1024)
+    version_id: str | None = None
+    etag: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_uri(cls, value: Any) -> Any:
+        return {"uri": value} if isinstance(value, str) else value
+
+
+def _check_region(region: Region) -> Region:
+    x1, y1, x2, y2 = region
+    if not all(math.isfinite(edge) and edge >= 0 for edge in region):
+        raise ValueError("a region's edges are finite and not negative, in pixels")
+    if x2 <= x1 or y2 <= y1:
+        raise ValueError("a region is (x1, y1, x2, y2) in pixels with x1 < x2 and y1 < y2")
+    return region
+
+
+class Prompt(WireModel):
+    """One of Florence-2's tasks, with the text or the region (pixels) that it takes."""
+
+    task: str
+    text: str | None = Field(default=None, max_length=4096)
+    region: Annotated[Region, AfterValidator(_check_region)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_shorthand(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        task, text = split_shorthand(value)
+        return {"task": task, "text": text}
+
+    @model_validator(mode="after")
+    def _takes_what_it_was_given(self) -> Self:
+        try:
+            check_prompt(self.task, self.text, self.region)
+        except Exception as error:
+            raise ValueError(str(error)) from None
+        return self
+
+
+class Output(WireModel):
+    """Where results go. `inline` asks for small results to travel in the topic event as well."""
+
+    prefix: Annotated[str, AfterValidator(check_output_prefix)]
+    format: Literal["jsonl", "parquet"] = "jsonl"
+    inline: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_prefix(cls, value: Any) -> Any:
+        return {"prefix": value} if isinstance(value, str) else value
+
+
+def _as_sequence(value: Any) -> Any:
+    return [value] if isinstance(value, str | Mapping | BaseModel) else value
+
+
+Images = Annotated[
+    tuple[ImageRef, ...], BeforeValidator(_as_sequence), Field(min_length=1, max_length=MAX_CHUNK_IMAGES)
+]
+Prompts = Annotated[tuple[Prompt, ...], BeforeValidator(_as_sequence), Field(min_length=1, max_length=MAX_PROMPTS)]
+
+
+class TaskMessage(WireModel):
+    """A chunk as it stands on the wire; everything but `images` and `prompts` may be left out."""
+
+    images: Images
+    prompts: Prompts
+    output: Output | None = None
+    job_id: Annotated[str, AfterValidator(check_job_id)] | None = None
+    index: int | None = Field(default=None, ge=0, lt=2**32)
+    attempt: int = Field(default=1, ge=1, le=1000)
+    schema_version: int = SCHEMA_VERSION
+
+
+def parse_message(args: Sequence[Any], kwargs: Mapping[str, Any]) -> TaskMessage:
+    """The message in a Celery task's arguments: keywords, one positional object, or `images, prompts[, output]`.
+
+    Raises InvalidMessage, whose text says which field is wrong and why.
+    """
+    fields = dict(kwargs)
+    if len(args) == 1 and isinstance(args[0], Mapping) and "uri" not in args[0]:
+        positional = dict(args[0])
+    elif len(args) > 3:
+        raise InvalidMessage(f"at most images, prompts and output may be positional; got {len(args)} arguments")
+    else:
+        positional = dict(zip(("images", "prompts", "output"), args, strict=False))
+    if twice := positional.keys() & fields.keys():
+        raise InvalidMessage(f"given twice, by position and by name: {', '.join(sorted(twice))}")
+    fields |= positional
+    version = fields.get("schema_version", SCHEMA_VERSION)
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise InvalidMessage(
+            f"the message has schema_version {version}; this worker speaks up to {SCHEMA_VERSION}: upgrade the worker, "
+            "then replay the message"
+        )
+    try:
+        return TaskMessage.model_validate(fields)
+    except ValidationError as error:
+        raise InvalidMessage(describe_invalid(error)) from None
+
+
+def describe_invalid(error: ValidationError) -> str:
+    """Pydantic's findings in one line, without the input values (they may hold secrets)."""
+    return "; ".join(
+        f"{'.'.join(map(str, finding['loc'])) or 'message'}: {finding['msg'].removeprefix('Value error, ')}"
+        for finding in error.errors(include_url=False, include_input=False)[:5]
+    )
+
+
+class Chunk(WireModel):
+    """A unit of work with its identity settled: `(job_id, index)`, tried for the `attempt`-th time.
+
+    Whatever is derived from it (result key, ledger bit, event id) depends on these three alone.
+    """
+
+    images: tuple[ImageRef, ...]
+    prompts: tuple[Prompt, ...]
+    output: Output
+    job_id: str
+    index: int
+    attempt: int = 1
+    schema_version: int = SCHEMA_VERSION
+
+    def to_wire(self) -> dict[str, Any]:
+        """As Celery keyword arguments. What stands at its default is left out: a hundred million images add up."""
+        return self.model_dump(mode="json", exclude_defaults=True) | {"schema_version": self.schema_version}
+
+    def retry_of(self, images: Sequence[ImageRef]) -> "Chunk":
+        """The next attempt, of some of its images."""
+        return self.model_copy(update={"images": tuple(images), "attempt": self.attempt + 1})
+
+
+def raw_message(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """The arguments as the JSON they came in, for a dead letter."""
+    return json.dumps({"args": list(args), "kwargs": dict(kwargs)}, ensure_ascii=False, default=repr)

@@ -1,0 +1,101 @@
+"""Every Redis key, queue, stream and object name, made in this one file."""
+
+import re
+from enum import StrEnum
+from typing import NamedTuple
+
+TASK_NAME = "arno.annotate"
+
+TOPIC = "arno:topic"
+"""Stream of CloudEvents, one for each committed chunk."""
+
+DEAD_LETTERS = "arno:dead"
+"""Stream of messages and chunks that were given up."""
+
+DELAYED = "arno:delayed"
+"""Sorted set of `job/index.attempt`, scored by the time (seconds) at which they are due."""
+
+JOBS = "arno:jobs"
+"""Sorted set of job ids that a producer opened, scored by when."""
+
+_JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+class Lane(StrEnum):
+    """Workers drain `interactive` before `bulk`."""
+
+    INTERACTIVE = "interactive"
+    BULK = "bulk"
+
+    @property
+    def queue(self) -> str:
+        return f"arno.{self.value}"
+
+
+QUEUES = tuple(lane.queue for lane in Lane)
+"""In the order in which workers drain them."""
+
+
+def check_job_id(job_id: str) -> str:
+    """Raises ValueError unless `job_id` can stand in keys, paths and URLs."""
+    if not _JOB_ID.fullmatch(job_id):
+        raise ValueError("a job id has 1 to 128 letters, digits, '.', '_' or '-', and starts with a letter or a digit")
+    return job_id
+
+
+class JobKeys(NamedTuple):
+    """A job's keys in the ledger."""
+
+    job: str
+    """Hash: state, counters and terms."""
+    committed: str
+    """Bitmap: bit `index` is set once the chunk's first attempt is committed."""
+    retried: str
+    """Set of `index.attempt`: later attempts that are committed."""
+    put_off: str
+    """Hash `index.attempt` → message: attempts still to be made of images that were put off."""
+    buried: str
+    """Hash `index.attempt` → images: chunks that were dead-lettered whole, without a commit."""
+    loose: str
+    """Hash message id → index, for messages that name a job but no index."""
+
+
+def job_keys(job_id: str) -> JobKeys:
+    job = f"arno:job:{job_id}"
+    return JobKeys(job, *(f"{job}:{field}" for field in JobKeys._fields[1:]))
+
+
+def attempt_field(index: int, attempt: int) -> str:
+    """A chunk's attempt within its job's sets and hashes."""
+    return f"{index}.{attempt}"
+
+
+def delayed_member(job_id: str, index: int, attempt: int) -> str:
+    return f"{job_id}/{attempt_field(index, attempt)}"
+
+
+def split_delayed_member(member: str) -> tuple[str, str]:
+    """→ job id, attempt field."""
+    job_id, _, field = member.rpartition("/")
+    return job_id, field
+
+
+def event_id(job_id: str, index: int, attempt: int) -> str:
+    """`job/index`; later attempts of a chunk carry `.attempt`."""
+    return f"{job_id}/{index}" if attempt == 1 else f"{job_id}/{index}.{attempt}"
+
+
+def part_uri(prefix: str, index: int, attempt: int, suffix: str) -> str:
+    """The result object of a chunk: `PREFIX/part-000000012.jsonl`; later attempts `part-000000012.2.jsonl`."""
+    tail = "" if attempt == 1 else f".{attempt}"
+    return f"{prefix}part-{index:09d}{tail}.{suffix}"
+
+
+def job_record_uri(prefix: str) -> str:
+    """The object that says which job a prefix belongs to."""
+    return f"{prefix}_arno/job.json"
+
+
+def manifest_uri(prefix: str, block: int) -> str:
+    """The object that lists a block of chunks."""
+    return f"{prefix}_arno/manifest-{block:06d}.jsonl"

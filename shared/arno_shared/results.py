@@ -1,0 +1,106 @@
+"""The result row, version 1: what became of one image. One JSON line, or one Parquet row, per image."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from arno_shared.errors import ItemError
+from arno_shared.messages import SCHEMA_VERSION, ImageRef, WireModel
+from arno_shared.prompts import Region
+from arno_shared.uris import redact
+
+
+class Status(StrEnum):
+    OK = "ok"
+    FAILED = "failed"
+
+
+class Failure(WireModel):
+    """Why an image has no answers. `code` is stable (see `arno_shared.errors`), `message` is for people."""
+
+    code: str
+    message: str
+
+    @classmethod
+    def of(cls, error: ItemError) -> "Failure":
+        return cls(code=error.code, message=redact(str(error)))
+
+
+class ImageFacts(WireModel):
+    """The image as it was asked for and as it was found. Sizes in pixels, after its EXIF orientation."""
+
+    uri: str
+    id: str | None = None
+    version_id: str | None = None
+    etag: str | None = None
+    sha256: str | None = None
+    width: int | None = None
+    height: int | None = None
+    format: str | None = None
+
+    @classmethod
+    def asked(cls, image: ImageRef) -> "ImageFacts":
+        return cls(uri=image.uri, id=image.id, version_id=image.version_id, etag=image.etag)
+
+
+class PromptResult(WireModel):
+    """The answer to one prompt.
+
+    `raw` is the generated text with its special tokens; `parsed` has the shape that transformers'
+    `post_process_generation` gives for the task, geometry in pixels of the EXIF-oriented picture.
+    """
+
+    task: str
+    text: str | None = None
+    region: Region | None = None
+    prompt: str
+    """The sentence that the model was asked."""
+    raw: str
+    parsed: Any
+    tokens: int
+    truncated: bool
+    """The limit of new tokens was reached before the answer ended."""
+
+
+class ModelFacts(WireModel):
+    id: str
+    revision: str
+    dtype: str
+
+
+class Generation(WireModel):
+    """The generation settings of the checkpoint, as they were used."""
+
+    num_beams: int
+    no_repeat_ngram_size: int
+    length_penalty: float
+    early_stopping: bool
+
+
+class Timings(WireModel):
+    """Milliseconds that this image spent in each stage; `model` is the time of the batches that it was part of."""
+
+    fetch_ms: float = 0.0
+    decode_ms: float = 0.0
+    wait_ms: float = 0.0
+    model_ms: float = 0.0
+
+
+class ResultRow(WireModel):
+    """One image of one job."""
+
+    job_id: str
+    index: int
+    """The chunk that the image came in."""
+    attempts: int
+    """How many times it took, across chunks put off."""
+    image: ImageFacts
+    status: Status
+    error: Failure | None = None
+    prompts: tuple[PromptResult, ...] = ()
+    model: ModelFacts
+    generation: Generation | None = None
+    timings: Timings = Timings()
+    worker: str
+    finished_at: datetime
+    schema_version: int = SCHEMA_VERSION

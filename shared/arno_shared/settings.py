@@ -1,0 +1,121 @@
+"""Every setting, declared once, with its unit in its name.
+
+Read from the environment: prefix `ARNO_`, nested with `__`, for example `ARNO_LIMITS__MAX_BYTES=50000000`.
+S3 credentials, region and endpoint are AWS's own variables (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL_S3`, …).
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from arno_shared.uris import check_output_prefix, file_uri
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BrokerSettings(_Group):
+    visibility_timeout_s: int = Field(default=900, ge=10)
+    """How long a message that a worker took stays its own before another worker gets it too. Longer than a chunk
+    takes; a chunk that is done twice is committed once."""
+    task_events: bool = False
+    """Send Celery's task events and heartbeats, which Flower shows: 0.3 to 0.5 ms of CPU a message."""
+    socket_timeout_s: float = Field(default=15, gt=0)
+    connect_timeout_s: float = Field(default=5, gt=0)
+
+
+class LimitSettings(_Group):
+    """What an image URI from a stranger may cost and reach."""
+
+    schemes: tuple[str, ...] = ("s3", "https", "http")
+    file_roots: tuple[Path, ...] = ()
+    """Folders below which `file://` images may lie, once `file` is among the schemes."""
+    private_addresses: bool = False
+    """Whether http(s) images may come from private, loopback, link-local and other non-public addresses."""
+    max_bytes: int = Field(default=64 * 2**20, gt=0)
+    max_pixels: int = Field(default=100_000_000, gt=0)
+    max_redirects: int = Field(default=5, ge=0)
+    connect_timeout_s: float = Field(default=5, gt=0)
+    timeout_s: float = Field(default=30, gt=0)
+    """For one try at one image, from connecting to the last byte."""
+
+
+class RetrySettings(_Group):
+    """What happens to an image whose failure may pass."""
+
+    tries: int = Field(default=3, ge=1)
+    """Tries inside the worker, before the image is put off into a new chunk."""
+    backoff_s: float = Field(default=0.5, gt=0)
+    """Pause after the first try; doubles with each, with jitter."""
+    max_attempts: int = Field(default=3, ge=1)
+    """Attempts (chunks) before the image goes to the dead letters."""
+    put_off_s: float = Field(default=15, gt=0)
+    """Pause before the second attempt; four times as long with each."""
+
+
+class ProducerSettings(_Group):
+    chunk_images: int = Field(default=32, ge=1, le=1024)
+    block_chunks: int = Field(default=1000, ge=1)
+    """Chunks in one manifest object, written before any of them is enqueued."""
+    high_water_messages: int = Field(default=10_000, ge=1)
+    """A lane's queue length at which submission pauses until workers catch up."""
+
+
+class WorkerSettings(_Group):
+    model: str = "arno-tiny"
+    """`arno-tiny` (bundled), a local folder, an `s3://bucket/folder`, or a hub id such as
+    `florence-community/Florence-2-base-ft`."""
+    revision: str = "main"
+    """Pinned revision of a hub id; a commit hash makes results reproducible."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """`auto` is bfloat16 on CUDA and float32 on CPU."""
+    torch_threads: int = Field(default=0, ge=0)
+    """Threads of torch on CPU; 0 leaves it to torch."""
+    engine: Literal["florence", "null"] = "florence"
+    """`null` answers nothing, at once: for measuring everything but the model."""
+    chunks_in_flight: int = Field(default=4, ge=1)
+    fetch_threads: int = Field(default=16, ge=1)
+    max_batch_images: int = Field(default=16, ge=1)
+    max_ready_images: int = Field(default=128, ge=1)
+    """Decoded pictures that may wait for the engine; fetching pauses above it."""
+    drain_s: float = Field(default=60, gt=0)
+    """After SIGTERM: how long chunks in flight may take to finish before they go back to the queue."""
+    model_cache: Path = Path("~/.cache/arno/models")
+    """Where models from `s3://` are kept."""
+
+
+class TopicSettings(_Group):
+    max_events: int = Field(default=100_000, ge=1)
+    inline_max_bytes: int = Field(default=32 * 1024, ge=0)
+    """Results larger than this do not travel in the event, even when asked for."""
+
+
+class DeadLetterSettings(_Group):
+    max_letters: int = Field(default=100_000, ge=1)
+
+
+class Settings(BaseSettings):
+    """All of Arno's settings. `Settings()` reads the environment; tests pass values."""
+
+    model_config = SettingsConfigDict(env_prefix="ARNO_", env_nested_delimiter="__", frozen=True, extra="forbid")
+
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    """`redis://`, or `rediss://` for TLS; user and password go in it."""
+    output_prefix: Annotated[str, AfterValidator(check_output_prefix)] = Field(
+        default_factory=lambda: file_uri(Path("arno-results"))
+    )
+    """Where results go when neither the job nor the message says."""
+    ledger_retention_s: int = Field(default=7 * 86400, ge=60)
+    """How long a finished job stays in the ledger."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    broker: BrokerSettings = BrokerSettings()
+    limits: LimitSettings = LimitSettings()
+    retries: RetrySettings = RetrySettings()
+    producer: ProducerSettings = ProducerSettings()
+    worker: WorkerSettings = WorkerSettings()
+    topic: TopicSettings = TopicSettings()
+    dead_letters: DeadLetterSettings = DeadLetterSettings()
