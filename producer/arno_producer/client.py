@@ -8,7 +8,6 @@ from itertools import chain
 from time import sleep
 from typing import Any, TypeAlias
 
-from arno_shared.storage import ObjectStore
 from pydantic import TypeAdapter, ValidationError
 
 from arno_producer.chunks import Image, blocks, cut
@@ -23,6 +22,7 @@ from arno_shared.messages import Chunk, Output, Prompt, Prompts, describe_invali
 from arno_shared.names import Lane, check_job_id
 from arno_shared.redis_client import connect
 from arno_shared.settings import Settings
+from arno_shared.storage import ObjectStore
 
 PromptLike: TypeAlias = Prompt | str | Mapping[str, Any]
 OutputLike: TypeAlias = Output | str | Mapping[str, Any]
@@ -67,7 +67,7 @@ class Producer:
         HouseError (Redis or storage is away: submit again with the same job id), StorageRefused.
         """
         lane = _lane(lane)
-        job_id = _valid_job_id(job_id) if job_id else _new_job_id()
+        job_id = _valid_job_id(job_id) if job_id else new_job_id()
         terms = JobTerms(
             prompts=_valid_prompts(prompts),
             output=self._output(output, job_id),
@@ -153,7 +153,8 @@ def _valid_job_id(job_id: str) -> str:
         raise InvalidRequest(f"{job_id!r}: {error}") from None
 
 
-def _new_job_id() -> str:
+def new_job_id() -> str:
+    """An id that no other job has, and that sorts by time."""
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 

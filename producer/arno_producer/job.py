@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from time import monotonic, sleep
 
-from arno_shared.storage import ObjectStore
-
 from arno_shared.ledger import JobState, JobStatus, Ledger, indices_of
 from arno_shared.names import part_uri
 from arno_shared.parts import decode_part
 from arno_shared.results import ResultRow, Status
+from arno_shared.storage import ObjectStore
 
 _POLL_S = 0.3
 _WINDOW_CHUNKS = 8192

@@ -7,11 +7,10 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from arno_shared.storage import ObjectStore
-
 from arno_shared.errors import JobConflict, NotFound
 from arno_shared.messages import SCHEMA_VERSION, Chunk, Output, Prompt, WireModel
 from arno_shared.names import job_record_uri, manifest_uri
+from arno_shared.storage import ObjectStore
 
 
 class JobTerms(WireModel):

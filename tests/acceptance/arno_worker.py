@@ -1,0 +1,97 @@
+"""Real `arno-worker` processes for tests, and waiting for what they do."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+import psutil
+
+from arno_shared.broker import celery_app, node_names
+from arno_shared.settings import Settings
+
+PATIENCE_S = 120.0
+"""How long a condition may take to come true on a busy machine. Nothing is waited for longer than it takes."""
+
+
+def eventually(condition: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S) -> Any:
+    """The condition's value once it is true; fails the test, naming `what`, when it never is."""
+    deadline = monotonic() + timeout_s
+    while not (value := condition()):
+        assert monotonic() < deadline, f"after {timeout_s} s still not: {what}"
+        sleep(0.05)
+    return value
+
+
+@dataclass
+class ArnoWorker:
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """What it logged; each line is JSON, or the test fails."""
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        # The last line may still be being written.
+        whole = self.log.read_text().rpartition("\n")[0].splitlines()
+        return [line for line in map(json.loads, whole) if line["event"] == event]
+
+    @property
+    def rss_bytes(self) -> int:
+        return int(psutil.Process(self.process.pid).memory_info().rss)
+
+    @property
+    def cpu_s(self) -> float:
+        times = psutil.Process(self.process.pid).cpu_times()
+        return float(times.user + times.system)
+
+    def terminate(self, timeout_s: float = PATIENCE_S) -> int:
+        """SIGTERM; its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout_s)
+
+
+@contextmanager
+def arno_worker(
+    settings: Settings, folder: Path, name: str = "cpu0", env: Mapping[str, str] | None = None
+) -> Iterator[ArnoWorker]:
+    """A worker that answers pings, on the broker and with the output of `settings`; killed at the end."""
+    log = folder / f"{name}.log"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "arno_workers.cli", "--device", "cpu", "--name", name],
+            stderr=stream,
+            stdout=stream,
+            env={
+                **os.environ,
+                "ARNO_REDIS_URL": settings.redis_url,
+                "ARNO_OUTPUT_PREFIX": settings.output_prefix,
+                "ARNO_WORKER__TORCH_THREADS": "1",
+                "OMP_NUM_THREADS": "1",
+                **(env or {}),
+            },
+        )
+    worker = ArnoWorker(name, process, log)
+    app = celery_app(settings)
+
+    def ready() -> bool:
+        assert process.poll() is None, f"{name} ended with {process.returncode}:\n{log.read_text()[-4000:]}"
+        return any(node.startswith(f"{name}@") for node in node_names(app))
+
+    try:
+        eventually(ready, f"{name} answers")
+        yield worker
+    finally:
+        process.kill()
+        process.wait()
+        app.close()

@@ -1,0 +1,55 @@
+"""A chunk in flight: which of its images have settled, and how."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from threading import Event, Lock
+
+from arno_shared.errors import ItemError
+from arno_shared.messages import Chunk
+from arno_workers.engine import Answered
+
+
+@dataclass(slots=True)
+class Item:
+    """One image on its way through a worker. Sizes in pixels, times in milliseconds."""
+
+    run: "ChunkRun"
+    position: int
+    tries: int = 0
+    """Tries that failed transiently."""
+    house_waits: int = 0
+    """Times that storage was away; these count as nobody's tries."""
+    sha256: str | None = None
+    width: int | None = None
+    height: int | None = None
+    format: str | None = None
+    fetch_ms: float = 0.0
+    decode_ms: float = 0.0
+    answered: Answered | None = None
+    error: ItemError | None = None
+
+    def settle(self, outcome: Answered | ItemError) -> None:
+        if isinstance(outcome, ItemError):
+            self.error = outcome
+        else:
+            self.answered = outcome
+        self.run.settled_one()
+
+
+@dataclass(slots=True)
+class ChunkRun:
+    chunk: Chunk
+    items: Sequence[Item] = field(init=False)
+    settled: Event = field(default_factory=Event)
+    _unsettled: int = field(init=False)
+    _lock: Lock = field(default_factory=Lock)
+
+    def __post_init__(self) -> None:
+        self.items = [Item(self, position) for position in range(len(self.chunk.images))]
+        self._unsettled = len(self.items)
+
+    def settled_one(self) -> None:
+        with self._lock:
+            self._unsettled -= 1
+            if not self._unsettled:
+                self.settled.set()

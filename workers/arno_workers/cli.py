@@ -1,0 +1,87 @@
+"""`arno-worker`: one worker process for each device."""
+
+import os
+import signal
+import subprocess
+import sys
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from arno_shared import logs
+from arno_shared.errors import ArnoError
+from arno_shared.messages import describe_invalid
+from arno_shared.settings import Settings
+from arno_workers.devices import Device, devices
+from arno_workers.node import run_node
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def arno_worker(
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda; auto takes CUDA where there is any.")] = "auto",
+    gpus: Annotated[str, typer.Option(help="With CUDA: all, or numbers such as 0,1. One process each.")] = "all",
+    name: Annotated[str, typer.Option(help="Node name in place of the device's, on one device.")] = "",
+) -> None:
+    """Annotate images with Florence-2: take chunks from the queues until SIGTERM.
+
+    Everything else is a setting in the environment: ARNO_REDIS_URL, ARNO_WORKER__MODEL, …
+    """
+    try:
+        settings = Settings()
+        logs.configure(settings.log_level)
+        wanted = devices(device, gpus)
+        if name and len(wanted) > 1:
+            raise typer.BadParameter("--name is for one device", param_hint="--name")
+        code = run_one(settings, wanted[0], name) if len(wanted) == 1 else run_each(wanted)
+    except ValidationError as error:
+        sys.exit(f"arno-worker: settings: {describe_invalid(error)}")
+    except ArnoError as error:
+        sys.exit(f"arno-worker: {error}")
+    sys.stderr.flush()
+    sys.exit(code)
+
+
+def run_one(settings: Settings, device: Device, name: str) -> int:
+    """This process is the worker. A GPU is pinned before CUDA is first touched."""
+    if device.gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device.gpu
+    return run_node(settings, device.kind, name or device.name)
+
+
+def run_each(wanted: list[Device]) -> int:
+    """A process for each device. When one fails, the others drain, and its exit code is returned."""
+    children = [
+        subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", "arno_workers.cli", "--device", "cuda", "--gpus", str(device.gpu)]
+        )
+        for device in wanted
+    ]
+
+    def drain_all(*_: object) -> None:
+        for child in children:
+            if child.poll() is None:
+                child.send_signal(signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, drain_all)
+    signal.signal(signal.SIGINT, drain_all)
+    worst = 0
+    running = {child.pid: child for child in children}
+    while running:
+        pid, status = os.wait()
+        if child := running.pop(pid, None):
+            child.returncode = os.waitstatus_to_exitcode(status)
+            if child.returncode:
+                worst = worst or abs(child.returncode)
+                drain_all()
+    return worst
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""From bytes that may be anything to an RGB picture."""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageCms,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from arno_shared.errors import BrokenImage, ItemError, NotAnImage, TooManyPixels
+
+_PLUGINS = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin, GifImagePlugin, TiffImagePlugin, BmpImagePlugin)
+"""Imported so that they are registered: Pillow loads some only when an unknown file makes it try them all."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
+
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns a picture upright, by its EXIF orientation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A decoded picture: RGB, upright. `width` and `height` are in pixels of the upright picture."""
+
+    image: Image.Image
+    width: int
+    height: int
+    format: str
+
+
+def decode(data: bytes, max_pixels: int) -> Picture:
+    """The picture in `data`: JPEG, PNG, WebP, GIF (its first frame), TIFF (its first page) or BMP.
+
+    Transparent parts become white. The EXIF orientation is applied. Samples of 16 bits keep their upper 8; whole and
+    real numbers are taken as 0–1, 0–255 or 0–65535 where they fit, and are stretched to their own range elsewhere.
+
+    Raises NotAnImage, BrokenImage, and TooManyPixels (more than `max_pixels`, seen before any pixel is decoded).
+    """
+    name = _format_of(data)
+    try:
+        image = _open(name, data)
+        _check_pixels(image.size, max_pixels)
+        image.load()
+        upright = _upright(_to_rgb(image), image)
+    except ItemError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise TooManyPixels(f"{name}: {error}") from error
+    except Exception as error:
+        # Decoders meet hostile bytes with whatever their code happens to raise, KeyError and MemoryError included.
+        raise BrokenImage(f"broken {name}: {str(error)[:200] or type(error).__name__}") from error
+    return Picture(upright, upright.width, upright.height, name)
+
+
+def _format_of(data: bytes) -> str:
+    if not data:
+        raise NotAnImage("empty: there are no bytes")
+    for name in FORMATS:
+        accepts = Image.OPEN[name][1]
+        if accepts is not None and accepts(data[:16]) is True:
+            return name
+    raise NotAnImage(f"not an image that can be read: {', '.join(FORMATS)} are accepted")
+
+
+def _open(name: str, data: bytes) -> ImageFile.ImageFile:
+    # Not Image.open: it warns and raises by a limit on pixels that is global to the process.
+    image = Image.OPEN[name][0](BytesIO(data), "")
+    assert isinstance(image, ImageFile.ImageFile)
+    return image
+
+
+def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if width < 1 or height < 1:
+        raise BrokenImage(f"the picture is {width}×{height} pixels")
+    if width * height > max_pixels:
+        raise TooManyPixels(f"{width}×{height} pixels; at most {max_pixels} are allowed (ARNO_LIMITS__MAX_PIXELS)")
+
+
+def _upright(rgb: Image.Image, source: Image.Image) -> Image.Image:
+    orientation = 1
+    # A picture with unreadable EXIF is shown as it is stored, as everywhere else.
+    with suppress(Exception):
+        orientation = source.getexif().get(_ORIENTATION, 1)
+    turn = _UPRIGHT.get(orientation)
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    mode = image.mode
+    if mode == "LAB":
+        return _from_lab(image)
+    if mode == "F" or mode.startswith("I"):
+        return Image.fromarray(_to_bytes(np.asarray(image))).convert("RGB")
+    if mode == "La":
+        image = image.convert("LA")
+    if image.has_transparency_data:
+        return _over_white(image.convert("RGBA"))
+    return image.convert("RGB")
+
+
+def _over_white(rgba: Image.Image) -> Image.Image:
+    white = Image.new("RGB", rgba.size, "white")
+    white.paste(rgba, mask=rgba.getchannel("A"))
+    return white
+
+
+def _from_lab(image: Image.Image) -> Image.Image:
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+    assert converted is not None
+    return converted
+
+
+def _to_bytes(samples: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Samples of any depth as 0–255."""
+    if samples.dtype.itemsize == 2:
+        return (samples.astype(np.uint16) >> 8).astype(np.uint8)
+    values = np.nan_to_num(samples.astype(np.float32), posinf=0, neginf=0)
+    low, high = float(values.min()), float(values.max())
+    if samples.dtype.kind == "f" and low >= 0 and high <= 1:
+        low, high = 0, 1
+    elif low >= 0 and high <= 255:
+        low, high = 0, 255
+    elif low >= 0 and high <= 65535:
+        low, high = 0, 65535
+    return ((values - low) * (255 / (high - low))).round().astype(np.uint8)

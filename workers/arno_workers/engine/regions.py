@@ -1,0 +1,18 @@
+"""Regions in pixels as Florence-2's `<loc_N>` tokens."""
+
+from arno_shared.errors import RegionOutside
+from arno_shared.prompts import LOCATION_BINS, Region
+
+
+def quantize(region: Region, width: int, height: int) -> str:
+    """`<loc_x1><loc_y1><loc_x2><loc_y2>`, as `Florence2PostProcessor.quantize` bins them; edges are clipped.
+
+    Raises RegionOutside when nothing of the region lies in the picture (sizes in pixels).
+    """
+    x1, y1, x2, y2 = region
+    if x1 >= width or y1 >= height:
+        raise RegionOutside(f"the region {region} lies outside the picture of {width} × {height} pixels")
+    return "".join(
+        f"<loc_{min(int(edge / (size / LOCATION_BINS)), LOCATION_BINS - 1)}>"
+        for edge, size in ((x1, width), (y1, height), (x2, width), (y2, height))
+    )

@@ -1,0 +1,48 @@
+"""Starts the engine that the settings ask for."""
+
+from arno_shared.storage import ObjectStore
+
+from arno_shared.errors import MissingExtra, ModelUnusable
+from arno_shared.logs import get_logger
+from arno_shared.settings import WorkerSettings
+from arno_workers.engine import Engine
+from arno_workers.engine.locate import locate
+from arno_workers.engine.null import NullReplica
+from arno_workers.engine.plain import PlainEngine
+from arno_workers.engine.replica import Replica
+
+log = get_logger(__name__)
+
+
+def start_engine(settings: WorkerSettings, device: str, store: ObjectStore) -> Engine:
+    """Loads and warms a replica on `device` (`cpu`, `cuda`, or `auto`) before it returns.
+
+    Raises ModelUnusable, MissingExtra.
+    """
+    replica: Replica = NullReplica() if settings.engine == "null" else _florence(settings, device, store)
+    return PlainEngine(replica, settings.max_batch_images, settings.max_ready_images)
+
+
+def _florence(settings: WorkerSettings, device: str, store: ObjectStore) -> Replica:
+    try:
+        import torch
+        import transformers
+
+        from arno_workers.engine.florence import FlorenceReplica
+    except ImportError as error:
+        if error.name in ("torch", "transformers", "numpy"):
+            raise MissingExtra("A worker", "worker") from None
+        raise
+    # Its own handler writes plain lines and progress bars between the log's JSON.
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    if settings.torch_threads:
+        torch.set_num_threads(settings.torch_threads)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ModelUnusable("--device cuda, but torch sees no CUDA device; check the driver, or use --device cpu")
+    replica = FlorenceReplica(locate(settings, store), settings, device)
+    replica.warm_up()
+    log.info("replica ready", model=replica.model.id, revision=replica.model.revision, device=device)
+    return replica
