@@ -1,0 +1,52 @@
+# Everything runs from .venv, which each target makes and fills when pyproject.toml or constraints.txt changed.
+PYTHON ?= python3
+# What follows the command: make test ARGS='-k ledger'
+ARGS ?=
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format schemas train evaluate bench clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+# `exec` leaves no shell between make and the command that could keep a signal to itself.
+demo: $(INSTALLED) ## run the whole system on this machine
+	@exec $(BIN)/arno demo $(ARGS)
+
+# One thread: tests run beside each other's processes, and torch's threads on few cores only get in the way.
+test: $(INSTALLED) ## run the tests
+	@OMP_NUM_THREADS=1 exec $(BIN)/pytest $(ARGS)
+
+check: $(INSTALLED) ## lint, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED) ## put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+schemas: $(INSTALLED) ## write the JSON Schemas of the messages to docs/schemas
+	$(BIN)/python -m arno_shared.schemas docs/schemas
+
+train: $(INSTALLED) ## train the bundled model
+	@exec $(BIN)/python -m arno_workers.tiny.train $(ARGS)
+
+evaluate: $(INSTALLED) ## measure the bundled model
+	@exec $(BIN)/python -m arno_workers.tiny.evaluate $(ARGS)
+
+bench: $(INSTALLED) ## measure everything but the model
+	@exec $(BIN)/python bench/overhead.py $(ARGS)
+
+clean: ## remove what was built or cached; .venv and results stay
+	rm -rf build dist demo-report .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find bench deploy producer shared tests workers -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@echo 'installing into .venv; torch is large, this takes minutes' >&2
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip --disable-pip-version-check install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
