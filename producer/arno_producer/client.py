@@ -15,7 +15,7 @@ from arno_producer.job import Job
 from arno_producer.manifest import JobTerms, Manifest
 from arno_shared.broker import Sender, celery_app, queue_length, release_due
 from arno_shared.dead_letters import DeadLetters, FiledLetter, LetterKind
-from arno_shared.errors import InvalidRequest
+from arno_shared.errors import InvalidRequest, JobConflict
 from arno_shared.ledger import JobState, Ledger
 from arno_shared.logs import get_logger
 from arno_shared.messages import Chunk, Output, Prompt, Prompts, describe_invalid
@@ -119,6 +119,8 @@ class Producer:
                         return
                 self._sender.send_chunk(chunk, lane)
                 room -= 1
+        if self.ledger.status(job_id).chunks > total_chunks:
+            raise JobConflict(f"job {job_id!r} was submitted with more images; submit all of them again")
         self.ledger.announce(job_id, total_chunks, total_images, sealed=True)
         manifest.seal(total_chunks, total_images)
 

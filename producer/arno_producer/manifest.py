@@ -42,7 +42,7 @@ class Manifest:
         self._created_at = datetime.now(UTC)
 
     def claim_prefix(self) -> None:
-        """Raises JobConflict when results of another job go to this prefix: they would overwrite each other."""
+        """Raises JobConflict when another job, or other terms, have this prefix: results would overwrite each other."""
         standing = self._read(job_record_uri(self._prefix))
         if standing is not None:
             record = JobRecord.model_validate_json(standing)
@@ -50,6 +50,11 @@ class Manifest:
                 raise JobConflict(
                     f"{self._prefix} holds the results of job {record.job_id!r}; "
                     f"choose another output for job {self._job_id!r}"
+                )
+            if record.terms != self._terms:
+                raise JobConflict(
+                    f"job {self._job_id!r} was submitted with other terms (see {job_record_uri(self._prefix)}): "
+                    "submit it as it was, or choose another job id and output"
                 )
             self._created_at = record.created_at
         self._write_record(None, None)

@@ -9,7 +9,7 @@ visibility timeout), and a watchdog for a worker that no longer consumes.
 from typing import Any
 
 from celery import Celery
-from kombu.entity import Queue
+from kombu.entity import Exchange, Queue
 from kombu.exceptions import OperationalError
 
 from arno_shared.errors import HouseError
@@ -63,7 +63,8 @@ def celery_app(settings: Settings) -> Celery:
             "queue_order_strategy": "priority",
             "priority_steps": [0],
         },
-        task_queues=[Queue(name) for name in QUEUES],  # type: ignore[no-untyped-call]
+        # Each queue has an exchange of its own: sharing one, every message would reach every lane.
+        task_queues=[Queue(name, Exchange(name), routing_key=name) for name in QUEUES],  # type: ignore[no-untyped-call]
         task_default_queue=Lane.BULK.queue,
         # A misspelt queue is an error, not a list that nobody reads.
         task_create_missing_queues=False,

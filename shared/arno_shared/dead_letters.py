@@ -4,9 +4,9 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from arno_shared.messages import Chunk, WireModel
 from arno_shared.names import DEAD_LETTERS, TASK_NAME, Lane
@@ -22,11 +22,19 @@ class LetterKind(StrEnum):
     """The images of a chunk that failed transiently too many times; their rows say so."""
 
 
+def _writable(text: str) -> str:
+    """JSON may carry half a surrogate pair, which is no text: it is escaped again, as it came."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+AnyText = Annotated[str, BeforeValidator(_writable)]
+
+
 class DeadLetter(WireModel):
     kind: LetterKind
     code: str
-    reason: str
-    raw: str
+    reason: AnyText
+    raw: AnyText
     """The message in full: JSON of `args` and `kwargs`, or the body as it came when that cannot be read."""
     task: str = TASK_NAME
     lane: Lane = Lane.BULK

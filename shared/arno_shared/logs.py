@@ -2,7 +2,8 @@
 
 import logging
 import sys
-from typing import TextIO
+from collections.abc import Mapping
+from typing import Any, TextIO
 
 import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
@@ -17,8 +18,21 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
 
 
 def redact_values(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Passwords and query strings (presigned URLs) are removed from every text."""
-    return {key: redact(value) if isinstance(value, str) else value for key, value in event.items()}
+    """Passwords and query strings (presigned URLs) are removed from every text, however deep it lies."""
+    return {key: _redacted(value) for key, value in event.items()}
+
+
+def _redacted(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {redact(str(key)): _redacted(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_redacted(inner) for inner in value]
+    # JSON has no such value; it is written as it shows itself.
+    return redact(repr(value))
 
 
 def configure(level: str, stream: TextIO = sys.stderr) -> None:
@@ -51,6 +65,7 @@ def configure(level: str, stream: TextIO = sys.stderr) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    logging.captureWarnings(True)
     # Their debug lines hold headers, keys and every request.
     for chatty in ("botocore", "boto3", "urllib3", "s3transfer", "kombu", "amqp"):
         logging.getLogger(chatty).setLevel(max(logging.INFO, root.level))

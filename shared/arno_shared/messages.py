@@ -21,6 +21,8 @@ SCHEMA_VERSION = 1
 
 MAX_CHUNK_IMAGES = 1024
 MAX_PROMPTS = 64
+MAX_CHUNKS = 2**27
+"""Chunks in a job: a ledger bitmap of at most 16 MB, whatever a message says."""
 
 
 class WireModel(BaseModel):
@@ -94,9 +96,9 @@ def _as_sequence(value: Any) -> Any:
 
 
 Images = Annotated[
-    tuple[ImageRef, ...], BeforeValidator(_as_sequence), Field(min_length=1, max_length=MAX_CHUNK_IMAGES)
+    tuple[ImageRef, ...], Field(min_length=1, max_length=MAX_CHUNK_IMAGES), BeforeValidator(_as_sequence)
 ]
-Prompts = Annotated[tuple[Prompt, ...], BeforeValidator(_as_sequence), Field(min_length=1, max_length=MAX_PROMPTS)]
+Prompts = Annotated[tuple[Prompt, ...], Field(min_length=1, max_length=MAX_PROMPTS), BeforeValidator(_as_sequence)]
 
 
 class TaskMessage(WireModel):
@@ -106,9 +108,9 @@ class TaskMessage(WireModel):
     prompts: Prompts
     output: Output | None = None
     job_id: Annotated[str, AfterValidator(check_job_id)] | None = None
-    index: int | None = Field(default=None, ge=0, lt=2**32)
+    index: int | None = Field(default=None, ge=0, lt=MAX_CHUNKS)
     attempt: int = Field(default=1, ge=1, le=1000)
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = Field(default=SCHEMA_VERSION, ge=1, le=SCHEMA_VERSION)
 
 
 def parse_message(args: Sequence[Any], kwargs: Mapping[str, Any]) -> TaskMessage:

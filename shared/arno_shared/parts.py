@@ -66,17 +66,24 @@ def _parquet_schema() -> "pa.Schema":
 
     text, real, whole = pa.string(), pa.float64(), pa.int64()
     image = dict.fromkeys(("uri", "id", "version_id", "etag", "sha256"), text)
-    prompt: dict[str, Any] = {"task": text, "text": text, "region": pa.list_(real), "prompt": text, "raw": text, "parsed": text}
+    prompt: dict[str, Any] = {
+        "task": text,
+        "text": text,
+        "region": pa.list_(real),
+        "prompt": text,
+        "raw": text,
+        "parsed": text,
+    }
     columns: dict[str, Any] = {
         "job_id": text,
         "index": whole,
         "attempts": whole,
-        "image": pa.struct({**image, "width": whole, "height": whole, "format": text}),
+        "image": struct({**image, "width": whole, "height": whole, "format": text}),
         "status": text,
-        "error": pa.struct({"code": text, "message": text}),
-        "prompts": pa.list_(pa.struct({**prompt, "tokens": whole, "truncated": pa.bool_()})),
-        "model": pa.struct({"id": text, "revision": text, "dtype": text}),
-        "generation": pa.struct(
+        "error": struct({"code": text, "message": text}),
+        "prompts": pa.list_(struct({**prompt, "tokens": whole, "truncated": pa.bool_()})),
+        "model": struct({"id": text, "revision": text, "dtype": text}),
+        "generation": struct(
             {
                 "num_beams": whole,
                 "no_repeat_ngram_size": whole,
@@ -84,7 +91,7 @@ def _parquet_schema() -> "pa.Schema":
                 "early_stopping": pa.bool_(),
             }
         ),
-        "timings": pa.struct(dict.fromkeys(("fetch_ms", "decode_ms", "wait_ms", "model_ms"), real)),
+        "timings": struct(dict.fromkeys(("fetch_ms", "decode_ms", "wait_ms", "model_ms"), real)),
         "worker": text,
         "finished_at": pa.timestamp("us", tz="UTC"),
         "schema_version": whole,

@@ -34,9 +34,15 @@ def redis_away() -> Iterator[None]:
     """Turns "cannot be reached, is loading, is full, is a replica" into HouseError; other answers pass."""
     try:
         yield
-    except (redis.ConnectionError, redis.TimeoutError, redis.exceptions.OutOfMemoryError, redis.ReadOnlyError) as error:
+    except (
+        redis.ConnectionError,
+        redis.TimeoutError,
+        redis.exceptions.OutOfMemoryError,
+        redis.ReadOnlyError,
+        redis.exceptions.MasterDownError,
+    ) as error:
         raise HouseError(f"Redis cannot be used: {redact(str(error))}") from error
     except redis.ResponseError as error:
-        if str(error).startswith(("OOM", "LOADING", "READONLY", "MASTERDOWN", "MISCONF")):
+        if str(error).startswith(("OOM", "LOADING", "READONLY", "MASTERDOWN", "MISCONF", "NOREPLICAS")):
             raise HouseError(f"Redis cannot be used: {error}") from error
         raise

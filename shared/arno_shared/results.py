@@ -56,7 +56,7 @@ class PromptResult(WireModel):
     prompt: str
     """The sentence that the model was asked."""
     raw: str
-    parsed: Any
+    parsed: Any = None
     tokens: int
     truncated: bool
     """The limit of new tokens was reached before the answer ended."""

@@ -5,8 +5,12 @@ events, never results.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
+from time import monotonic
 from typing import Any, Literal
+
+import redis
 
 from arno_shared.messages import SCHEMA_VERSION, WireModel
 from arno_shared.names import TOPIC
@@ -69,10 +73,21 @@ class TopicReader:
         self._redis, self._group, self._consumer = redis, group, consumer
         self._start_id = "0" if from_start else "$"
         self._stale_ms = int(stale_s * 1000)
+        # A server that lets us wait for longer than the socket does would look as if it were away.
+        socket_timeout_s = redis.connection_pool.connection_kwargs.get("socket_timeout")
+        self._patience_s = socket_timeout_s / 2 if socket_timeout_s else float("inf")
 
     def read(self, count: int = 100, block_s: float = 1.0) -> list[tuple[str, ChunkEvent]]:
         """Up to `count` events with their entry ids; empty when none came within `block_s`. Raises HouseError."""
-        with redis_away():
+        deadline_s = monotonic() + block_s
+        while True:
+            left_s = deadline_s - monotonic()
+            if (events := self._read(count, min(left_s, self._patience_s))) or left_s <= self._patience_s:
+                return events
+
+    def _read(self, count: int, block_s: float) -> list[tuple[str, ChunkEvent]]:
+        # The topic may be lost while we look at it or wait for it; the next look makes it anew.
+        with redis_away(), _passing("NOGROUP", "UNBLOCKED", "ERR no such key"):
             self._create_group()
             _, stale, *_ = self._redis.xautoclaim(
                 TOPIC, self._group, self._consumer, self._stale_ms, start_id="0-0", count=count
@@ -83,6 +98,7 @@ class TopicReader:
             block_ms = max(1, int(block_s * 1000))
             answer = self._redis.xreadgroup(self._group, self._consumer, {TOPIC: ">"}, count=count, block=block_ms)
             return [event for _, entries in _streams(answer) for event in _events(entries)]
+        return []
 
     def ack(self, entry_ids: Sequence[str]) -> None:
         """Raises HouseError."""
@@ -93,7 +109,18 @@ class TopicReader:
     def _create_group(self) -> None:
         groups = self._redis.xinfo_groups(TOPIC) if self._redis.exists(TOPIC) else []
         if not any(group["name"] == self._group.encode() for group in groups):
-            self._redis.xgroup_create(TOPIC, self._group, id=self._start_id, mkstream=True)
+            with _passing("BUSYGROUP"):  # another consumer made it in between
+                self._redis.xgroup_create(TOPIC, self._group, id=self._start_id, mkstream=True)
+
+
+@contextmanager
+def _passing(*codes: str) -> Iterator[None]:
+    """Lets the server's errors of these codes pass in silence."""
+    try:
+        yield
+    except redis.ResponseError as error:
+        if not str(error).startswith(codes):
+            raise
 
 
 def _streams(answer: Any) -> Iterator[tuple[bytes, Any]]:

@@ -2,14 +2,16 @@
 
 import re
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 from arno_shared.errors import InvalidUri
 
 OUTPUT_SCHEMES = ("s3", "file")
 
 _SECRETS = re.compile(
-    r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)(?P<userinfo>[^/@\s'\"]*@)?(?P<rest>[^\s'\"?#]*)(?P<query>[?#][^\s'\"]*)?"
+    # A password may hold an @ of its own: the user info ends at the last one before the path.
+    r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)(?P<userinfo>[^/?#\s'\"]*@)?(?P<rest>[^\s'\"?#]*)(?P<query>[?#][^\s'\"]*)?",
+    re.IGNORECASE,
 )
 
 
@@ -42,10 +44,10 @@ def split_s3(uri: str) -> tuple[str, str]:
 
 def path_of(uri: str) -> Path:
     """The local path of a `file://` URI."""
-    parts = urlsplit(uri, allow_fragments=False)
-    if parts.netloc not in ("", "localhost"):
+    host, slash, path = uri.partition("://")[2].partition("/")
+    if host not in ("", "localhost"):
         raise InvalidUri(f"a file URI has three slashes (file:///path), not a host: {redact(uri)[:200]!r}")
-    path = unquote(parts.path + (f"?{parts.query}" if parts.query else ""))
+    path = unquote(slash + path)
     if "\0" in path or not path.startswith("/"):
         raise InvalidUri(f"not a file path: {redact(uri)[:200]!r}")
     return Path(path)

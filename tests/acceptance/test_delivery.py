@@ -1,19 +1,26 @@
 """Work survives its workers: stopping, cancelling, submitting again, and a house that is away for a while."""
 
-import signal
 from collections import Counter
 from pathlib import Path
 
+import psutil
 import pytest
 
 from arno_producer import Producer
+from arno_shared.errors import HouseError
 from arno_shared.ledger import JobState
 from arno_shared.names import Lane
-from arno_shared.settings import Settings
 from arno_shared.topic import TopicReader
-from tests.acceptance.arno_worker import eventually
+from tests.acceptance.arno_worker import arno_worker, eventually
+from tests.acceptance.conftest import NULL_ENGINE
+from tests.servers import valkey_server
 
-SLOW_RETRIES = {"ARNO_RETRIES__BACKOFF_S": "0.05", "ARNO_RETRIES__PUT_OFF_S": "0.1"}
+
+def _with_chunks_of(images: int, producer: Producer) -> Producer:
+    settings = producer.settings
+    return Producer(
+        settings.model_copy(update={"producer": settings.producer.model_copy(update={"chunk_images": images})})
+    )
 
 
 def _events(producer: Producer) -> Counter[str]:
@@ -27,7 +34,7 @@ def _events(producer: Producer) -> Counter[str]:
 
 def test_sigterm_in_mid_job_loses_nothing_and_repeats_nothing(start_worker, producer, pictures) -> None:
     uris = pictures(600)
-    producer = Producer(producer.settings.model_copy(update={"producer": {"chunk_images": 4}}, deep=True))
+    producer = _with_chunks_of(4, producer)
     first = start_worker("first")
     job = producer.submit(uris, "<CAPTION>", job_id="drained")
     eventually(lambda: job.status().ok > 20, "the first worker works")
@@ -45,11 +52,8 @@ def test_sigterm_in_mid_job_loses_nothing_and_repeats_nothing(start_worker, prod
 
 
 def test_a_chunk_that_does_not_finish_in_time_goes_back_and_the_worker_exits_0(
-    start_worker, producer, pictures, tmp_path: Path
+    start_worker, producer, pictures
 ) -> None:
-    blocked = tmp_path / "blocked"
-    blocked.write_text("a file where the results' folder should be made")
-    blocked.chmod(0o600)
     # Storage that is away: nothing listens on this port.
     worker = start_worker(
         "first",
@@ -60,7 +64,6 @@ def test_a_chunk_that_does_not_finish_in_time_goes_back_and_the_worker_exits_0(
         ARNO_WORKER__DRAIN_S="1",
     )
     uris = pictures(3)
-    producer.redis.delete("celery")
     message = {"images": uris, "prompts": ["<OD>"], "output": "s3://bucket/away/", "job_id": "away", "index": 0}
     producer.app.send_task("arno.annotate", kwargs=message, queue=Lane.BULK.queue)
     eventually(lambda: worker.logged("waiting"), "the worker waits for storage")
@@ -70,9 +73,9 @@ def test_a_chunk_that_does_not_finish_in_time_goes_back_and_the_worker_exits_0(
     assert producer.redis.hlen("unacked") == 0
 
 
-def test_a_job_submitted_again_does_only_what_is_missing(start_worker, producer, pictures, settings: Settings) -> None:
+def test_a_job_submitted_again_does_only_what_is_missing(start_worker, producer, pictures) -> None:
     uris = pictures(200)
-    producer = Producer(settings.model_copy(update={"producer": settings.producer.model_copy(update={"chunk_images": 5})}))
+    producer = _with_chunks_of(5, producer)
     producer.submit(uris, "<OD>", job_id="again")
     producer.redis.ltrim(Lane.BULK.queue, 0, 9)  # Redis forgot most of it
     worker = start_worker()
@@ -110,7 +113,7 @@ def test_a_cancelled_job_submitted_again_is_finished(start_worker, producer, pic
 
 def test_interactive_work_overtakes_bulk(start_worker, producer, pictures) -> None:
     uris = pictures(400)
-    producer = Producer(producer.settings.model_copy(update={"producer": {"chunk_images": 2}}, deep=True))
+    producer = _with_chunks_of(2, producer)
     bulk = producer.submit(uris, "<OD>", job_id="bulk")
     urgent = producer.submit(uris[:2], "<OD>", job_id="urgent", lane="interactive")
     worker = start_worker(ARNO_WORKER__CHUNKS_IN_FLIGHT="1")
@@ -120,27 +123,26 @@ def test_interactive_work_overtakes_bulk(start_worker, producer, pictures) -> No
 
 
 def test_redis_that_is_away_for_a_while_fails_nobody(settings, tmp_path: Path, pictures, files_allowed) -> None:
-    from tests.acceptance.arno_worker import arno_worker
-    from tests.acceptance.conftest import NULL_ENGINE
-    from tests.servers import valkey_server
-
-    with valkey_server() as own_url:
-        own = settings.model_copy(update={"redis_url": own_url})
+    with valkey_server() as url:
+        own = settings.model_copy(update={"redis_url": url})
         producer = Producer(own)
         with arno_worker(own, tmp_path, "steady", {**files_allowed, **NULL_ENGINE}) as worker:
-            pid = int(producer.redis.info()["process_id"])
             job = producer.submit(pictures(2000), "<OD>", job_id="frozen")
             eventually(lambda: job.status().ok > 0, "work has begun")
-            import os
-
-            os.kill(pid, signal.SIGSTOP)
+            valkey = psutil.Process(int(producer.redis.info()["process_id"]))
+            valkey.suspend()
             try:
-                with pytest.raises(Exception, match="Redis cannot be used"):
-                    Producer(
-                        own.model_copy(update={"broker": own.broker.model_copy(update={"socket_timeout_s": 0.3})})
-                    ).job("frozen").status()
+                with pytest.raises(HouseError, match="Redis cannot be used"):
+                    _impatient(producer).job("frozen").status()
             finally:
-                os.kill(pid, signal.SIGCONT)
+                valkey.resume()
             status = job.wait(60)
             assert (status.ok, status.failed, status.dead) == (2000, 0, 0)
             assert worker.process.poll() is None
+
+
+def _impatient(producer: Producer) -> Producer:
+    settings = producer.settings
+    return Producer(
+        settings.model_copy(update={"broker": settings.broker.model_copy(update={"socket_timeout_s": 0.3})})
+    )

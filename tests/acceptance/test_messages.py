@@ -15,6 +15,8 @@ from arno_shared.parts import decode_part
 from arno_shared.topic import TopicReader
 from tests.acceptance.arno_worker import eventually
 
+pytestmark = pytest.mark.usefixtures("shared_worker")
+
 PLAIN_SENDER = """
 import json, sys
 from celery import Celery
@@ -37,13 +39,16 @@ def _send_plainly(url: str, args: list, kwargs: dict) -> str:
     return done.stdout.strip()
 
 
+def _send(producer: Producer, args: list, kwargs: dict) -> str:
+    return producer.app.send_task("arno.annotate", args=args, kwargs=kwargs, queue=Lane.BULK.queue).id
+
+
 def _finished(producer: Producer, job_id: str):
     eventually(lambda: producer.redis.exists(f"arno:job:{job_id}"), "the message was begun")
     return eventually(lambda: (status := producer.ledger.status(job_id)).finished and status, "the job is done")
 
 
-def test_a_plain_celery_message_is_a_job_of_its_own(start_worker, producer, pictures, settings, tmp_path) -> None:
-    start_worker()
+def test_a_plain_celery_message_is_a_job_of_its_own(producer, pictures, settings, tmp_path) -> None:
     uris = pictures(3)
     prefix = (tmp_path / "mine").as_uri()
     job_id = _send_plainly(settings.redis_url, [], {"images": uris, "prompts": ["<OD>"], "output": {"prefix": prefix}})
@@ -65,17 +70,15 @@ def test_a_plain_celery_message_is_a_job_of_its_own(start_worker, producer, pict
         ([["{uri}"]], {"prompts": ["<CAPTION_TO_PHRASE_GROUNDING>a red car"]}),
     ],
 )
-def test_every_shorthand_is_accepted(start_worker, producer, pictures, settings, args, kwargs) -> None:
-    start_worker()
+def test_every_shorthand_is_accepted(producer, pictures, settings, args, kwargs) -> None:
     (uri,) = pictures(1)
     args, kwargs = (json.loads(json.dumps(part).replace("{uri}", uri)) for part in (args, kwargs))
-    assert _finished(producer, _send_plainly(settings.redis_url, args, kwargs)).ok == 1
+    assert _finished(producer, _send(producer, args, kwargs)).ok == 1
 
 
-def test_messages_that_share_a_job_but_no_index_are_all_done(start_worker, producer, pictures, settings) -> None:
-    start_worker()
+def test_messages_that_share_a_job_but_no_index_are_all_done(producer, pictures, settings) -> None:
     for uri in pictures(3):
-        _send_plainly(settings.redis_url, [], {"images": uri, "prompts": "<OD>", "job_id": "shared"})
+        _send(producer, [], {"images": uri, "prompts": "<OD>", "job_id": "shared"})
     eventually(
         lambda: producer.redis.exists("arno:job:shared") and producer.ledger.status("shared").ok == 3, "all are done"
     )
@@ -96,11 +99,10 @@ WRONG = {
 
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_wrong_message_goes_to_the_dead_letters_and_the_worker_goes_on(
-    start_worker, producer, pictures, settings, wrong: str
+    producer, pictures, settings, wrong: str
 ) -> None:
-    start_worker()
     message, reason = WRONG[wrong]
-    _send_plainly(settings.redis_url, [], message)
+    _send(producer, [], message)
     (letter,) = eventually(lambda: [filed.letter for filed in producer.dead_letters.list()], "a dead letter")
     assert letter.kind is LetterKind.MESSAGE
     assert letter.code == "invalid_message"
@@ -110,13 +112,11 @@ def test_a_wrong_message_goes_to_the_dead_letters_and_the_worker_goes_on(
     assert producer.redis.llen(Lane.BULK.queue) == 0
 
 
-def _envelope(settings, **changes: object) -> dict:
-    """A message as Celery puts it into Redis, taken from Redis itself."""
-    import redis
-
-    client = redis.Redis.from_url(settings.redis_url)
-    _send_plainly(settings.redis_url, [], {"images": "s3://a/b", "prompts": "<OD>"})
-    envelope = json.loads(client.lpop(Lane.BULK.queue))
+def _envelope(producer: Producer, **changes: object) -> dict:
+    """A message as Celery puts it into Redis, taken from another database of the same server."""
+    elsewhere = Producer(producer.settings.model_copy(update={"redis_url": producer.settings.redis_url[:-1] + "1"}))
+    _send(elsewhere, [], {"images": "s3://a/b", "prompts": "<OD>"})
+    envelope = json.loads(elsewhere.redis.lpop(Lane.BULK.queue))
     envelope["headers"].update(changes.pop("headers", {}))
     return {**envelope, **changes}
 
@@ -130,7 +130,9 @@ def _base64(text: str) -> str:
 BROKEN = {
     "a task that nobody knows": ({"headers": {"task": "somebody.elses"}}, "unknown_task", "somebody.elses"),
     "a body that is not JSON": ({"body": _base64("{not json")}, "undecodable", "decoded"),
-    "a body of another shape": ({"body": _base64('{"images": "x"}')}, "invalid_message", "images"),
+    "a body of another shape": ({"body": _base64('{"images": "x"}')}, "invalid_message", "protocol v2"),
+    "an empty body": ({"body": ""}, "invalid_message", "protocol v2"),
+    "no task named": ({"headers": {"task": None}}, "unknown_task", "None"),
     "a body that is a number": ({"body": _base64("7")}, "invalid_message", "protocol v2"),
     "args that are no list": ({"body": _base64('[{"a": 1}, {}, {}]')}, "invalid_message", "args"),
     "pickle": ({"content-type": "application/x-python-serialize"}, "undecodable", "pickle"),
@@ -139,28 +141,21 @@ BROKEN = {
 
 @pytest.mark.parametrize("broken", BROKEN)
 def test_a_broken_envelope_goes_to_the_dead_letters_and_the_worker_goes_on(
-    start_worker, producer, pictures, settings, broken: str
+    producer, pictures, settings, broken: str
 ) -> None:
     changes, code, reason = BROKEN[broken]
-    envelope = _envelope(settings, **changes)
-    start_worker()
+    envelope = _envelope(producer, **changes)
     producer.redis.lpush(Lane.BULK.queue, json.dumps(envelope))
     (letter,) = eventually(lambda: [filed.letter for filed in producer.dead_letters.list()], "a dead letter")
     assert letter.code == code
     assert reason in letter.reason
     assert producer.submit(pictures(1), "<OD>").wait(60).ok == 1
-    assert producer.redis.hlen("unacked") == 0
+    eventually(lambda: producer.redis.hlen("unacked") == 0, "everything is acknowledged")
 
 
 def test_images_that_fail_transiently_are_put_off_then_given_up_then_replayed(
-    start_worker, producer, settings, image_server, tmp_path: Path
+    producer, settings, image_server, tmp_path: Path
 ) -> None:
-    start_worker(
-        ARNO_LIMITS__PRIVATE_ADDRESSES="true",
-        ARNO_RETRIES__BACKOFF_S="0.01",
-        ARNO_RETRIES__PUT_OFF_S="0.05",
-        ARNO_RETRIES__MAX_ATTEMPTS="2",
-    )
     server = image_server
     server.statuses["/flaky.png"] = 503
     uris = [f"{server.url}/good.png", f"{server.url}/flaky.png"]
@@ -181,15 +176,12 @@ def test_images_that_fail_transiently_are_put_off_then_given_up_then_replayed(
     assert producer.replay(filed)
     status = job.wait(60)
     assert (status.ok, status.failed, status.failed_by_code) == (2, 0, {})
-    assert sorted(row.image.uri for row in job.results() if row.status == "ok") == sorted(uris)
-    assert len(list(job.results())) == 2
+    rows = list(job.results())
+    assert sorted((row.image.uri, row.status) for row in rows) == sorted((uri, "ok") for uri in uris)
     assert not list(producer.dead_letters.list())
 
 
-def test_an_image_that_recovers_in_a_later_attempt_is_ok(start_worker, producer, image_server) -> None:
-    start_worker(
-        ARNO_LIMITS__PRIVATE_ADDRESSES="true", ARNO_RETRIES__BACKOFF_S="0.01", ARNO_RETRIES__PUT_OFF_S="0.05"
-    )
+def test_an_image_that_recovers_in_a_later_attempt_is_ok(producer, image_server) -> None:
     image_server.fails_first["/slow-start.png"] = 4
     job = producer.submit([f"{image_server.url}/slow-start.png"], "<OD>", job_id="recovers")
     status = job.wait(60)
@@ -198,10 +190,7 @@ def test_an_image_that_recovers_in_a_later_attempt_is_ok(start_worker, producer,
     assert row.attempts == 2
 
 
-def test_results_that_can_never_be_written_are_dead_lettered_and_replayed(
-    start_worker, producer, pictures, tmp_path: Path
-) -> None:
-    start_worker()
+def test_results_that_can_never_be_written_are_dead_lettered_and_replayed(producer, pictures, tmp_path: Path) -> None:
     blocked = tmp_path / "blocked"
     blocked.write_text("a file where the results' folder should be")
     message = {"images": pictures(2), "prompts": "<OD>", "output": f"{blocked.as_uri()}/", "job_id": "blocked"}

@@ -9,6 +9,7 @@ from arno_shared.errors import ModelUnusable
 from arno_shared.settings import WorkerSettings
 from arno_shared.storage import ObjectStore
 from arno_workers.engine.locate import BUNDLED, Located, folder_revision, locate
+from tests.servers import make_bucket
 
 
 def _locate(model: str, **fields: object) -> Located:
@@ -47,7 +48,7 @@ def test_a_folder_in_object_storage_is_downloaded_once_and_again_when_it_changes
     moto_s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = ObjectStore()
-    model = f"s3://{moto_s3}/models/tiny"
+    model = f"s3://{make_bucket()}/models/tiny"
     for file in (BUNDLED / "arno-tiny").iterdir():
         store.put(f"{model}/{file.name}", file.read_bytes(), "application/octet-stream")
     settings = WorkerSettings(model=model, model_cache=tmp_path)
@@ -64,7 +65,7 @@ def test_a_folder_in_object_storage_is_downloaded_once_and_again_when_it_changes
 
 def test_an_empty_folder_in_object_storage_is_refused(moto_s3: str, tmp_path: Path) -> None:
     with pytest.raises(ModelUnusable, match="no object below"):
-        locate(WorkerSettings(model=f"s3://{moto_s3}/nothing", model_cache=tmp_path), ObjectStore())
+        locate(WorkerSettings(model=f"s3://{make_bucket()}/nothing", model_cache=tmp_path), ObjectStore())
 
 
 def test_the_revision_of_a_folder_follows_its_weights(tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ def run_worker(app: Celery, settings: Settings, worker: str, on_shutdown: Callab
 
     signals.worker_shutting_down.connect(shutting_down, weak=False)
     arguments = [
+        # No banner among the log's lines.
+        "--quiet",
         "worker",
         # The device's own thread does the work; a chunk's thread waits for it.
         "--pool=threads",

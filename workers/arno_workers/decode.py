@@ -106,16 +106,19 @@ def _upright(rgb: Image.Image, source: Image.Image) -> Image.Image:
     return rgb if turn is None else rgb.transpose(turn)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: ImageFile.ImageFile) -> Image.Image:
     mode = image.mode
     if mode == "LAB":
         return _from_lab(image)
     if mode == "F" or mode.startswith("I"):
         return Image.fromarray(_to_bytes(np.asarray(image))).convert("RGB")
     if mode == "La":
-        image = image.convert("LA")
+        return _over_white(image.convert("LA").convert("RGBA"))
     if image.has_transparency_data:
         return _over_white(image.convert("RGBA"))
+    if mode == "RGB" and image.fp is None:
+        # The decoder is done with its file: no need for a copy, which would double the memory of a large picture.
+        return image
     return image.convert("RGB")
 
 
@@ -144,4 +147,7 @@ def _to_bytes(samples: NDArray[np.generic]) -> NDArray[np.uint8]:
         low, high = 0, 255
     elif low >= 0 and high <= 65535:
         low, high = 0, 65535
-    return ((values - low) * (255 / (high - low))).round().astype(np.uint8)
+    if high - low < 1e-30:
+        return np.zeros(values.shape, np.uint8)
+    scale = 255 / (high - low)
+    return (values * scale - low * scale).clip(0, 255).round().astype(np.uint8)

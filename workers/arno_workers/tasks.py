@@ -40,11 +40,7 @@ def register(app: Celery, pipeline: Pipeline) -> None:
 
 
 class AnnotateRequest(Request):  # type: ignore[misc]
-    """Checks the body's shape before the pool does, and shows no secrets in events."""
-
-    def __init__(self, message: Message, *args: Any, **kwargs: Any) -> None:
-        _check_body(message.payload)
-        super().__init__(message, *args, **kwargs)
+    """Shows no secrets in task events: what a sender says of its arguments may hold presigned URLs."""
 
     @property
     def argsrepr(self) -> str:
@@ -62,6 +58,20 @@ def consumer_class(file_letter: Callable[[DeadLetter], None], worker: str) -> ty
     """
 
     class FilingConsumer(Consumer):  # type: ignore[misc]
+        def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Message], Any]:
+            receive = super().create_task_handler(*args, **kwargs)
+
+            def check_and_receive(message: Message) -> Any:
+                try:
+                    _check_body(message)
+                except InvalidTaskError as error:
+                    return self.on_invalid_task(None, message, error)
+                except Exception as error:
+                    return self.on_decode_error(message, error)
+                return receive(message)
+
+            return check_and_receive
+
         def on_unknown_message(self, body: Any, message: Message) -> None:
             self._file(message, "unknown_message", "not a Celery message (protocol v1 or v2)")
 
@@ -97,14 +107,18 @@ def lane_of(delivery_info: dict[str, Any] | None) -> Lane:
     return next((lane for lane in Lane if lane.queue == queue), Lane.BULK)
 
 
-def _check_body(payload: Any) -> None:
-    """Protocol v2's body is `[args, kwargs, embed]`; v1's is an object that holds them."""
-    if isinstance(payload, dict):
-        args, kwargs = payload.get("args", []), payload.get("kwargs", {})
-    elif isinstance(payload, list) and len(payload) == 3:
-        args, kwargs, _ = payload
-    else:
+def _check_body(message: Message) -> None:
+    """Protocol v2's body is `[args, kwargs, embed]`. Raises InvalidTaskError, or what decoding raises.
+
+    Celery looks at it later, in the pool, where a wrong shape is an exception that is acknowledged, or in its event
+    loop, where it ends the worker.
+    """
+    if "task" not in (message.headers or {}):
+        return
+    payload = message.payload
+    if not isinstance(payload, list) or len(payload) != 3:
         raise InvalidTaskError("the body is not [args, kwargs, embed], as Celery's protocol v2 has it")
+    args, kwargs, _ = payload
     if not isinstance(args, list) or not isinstance(kwargs, dict):
         raise InvalidTaskError("args is not a list or kwargs is not an object")
 

@@ -26,7 +26,6 @@ from arno_shared.redis_client import RedisClient, redis_away
 from arno_shared.settings import Settings
 from arno_shared.topic import ChunkEvent
 
-
 _SEND_WITHIN_S = 30
 
 
@@ -79,8 +78,9 @@ class Ledger:
         return bool(verdict == b"resumed")
 
     def announce(self, job_id: str, chunks: int, images: int, *, sealed: bool) -> None:
-        """How much was submitted so far; `sealed` says that this is all."""
-        self._run("announce", job_id, [], chunks, images, int(sealed), self._retention_s)
+        """How much was submitted so far; `sealed` says that this is all. Raises JobNotFound."""
+        if not self._run("announce", job_id, [], chunks, images, int(sealed), self._retention_s):
+            raise _not_found(job_id)
 
     def begin(self, job_id: str, index: int | None, attempt: int, message_id: str, output: Output) -> Begun:
         """Whether a chunk is to be done, and its index when the message did not say."""
@@ -103,6 +103,8 @@ class Ledger:
                 chunk.index,
                 chunk.attempt,
                 len(chunk.images),
+                chunk.output.prefix,
+                chunk.output.format,
                 counts.ok,
                 counts.failed,
                 outcome.event.model_dump_json(exclude_none=True),
@@ -129,6 +131,8 @@ class Ledger:
                 chunk.index,
                 chunk.attempt,
                 len(chunk.images),
+                chunk.output.prefix,
+                chunk.output.format,
                 letter.model_dump_json(),
                 self._max_letters,
                 self._retention_s,

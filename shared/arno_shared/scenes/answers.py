@@ -49,8 +49,7 @@ def _detailed_caption(scene: Scene) -> str:
 
 def _more_detailed_caption(scene: Scene) -> str:
     parts = [
-        f"{opener} {item.size} {item.label} {item.place}"
-        for opener, item in zip(_OPENERS, scene.objects, strict=False)
+        f"{opener} {item.size} {item.label} {item.place}" for opener, item in zip(_OPENERS, scene.objects, strict=False)
     ]
     return f"On a {scene.texture} {scene.shade} background {' '.join(parts)}{_written(scene.words)}."
 

@@ -37,9 +37,10 @@ def _pattern(texture: str, period: float, side: int) -> NDArray[np.uint8]:
     """A mask of shape (side, side): 255 where the pattern covers the ground."""
     phase = (np.arange(side) + 0.5) / (side * period)
     column, row = phase[None, :] % 1, phase[:, None] % 1
+    slanted = (phase[None, :] + phase[:, None]) * 0.35 % 1
     covered = {
         "plain": np.zeros((side, side), dtype=bool),
-        "striped": np.broadcast_to(row < 0.5, (side, side)),
+        "striped": slanted < 0.5,
         "checkered": (row < 0.5) ^ (column < 0.5),
         "dotted": (row - 0.5) ** 2 + (column - 0.5) ** 2 < 0.09,
     }[texture]

@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 from PIL import ImageFont
 
@@ -12,8 +13,9 @@ from arno_shared.scenes.lexicon import COLOURS, PLACES, SHADES, SHAPES, SIZES, T
 MARGIN = 0.02
 # Answers name objects from left to right and words from top to bottom: these gaps keep the order visible.
 OBJECT_STEP = 0.06
-WORD_STEP = 0.13
-FONT_SIZES = (0.17, 0.21)
+WORD_STEP = 0.15
+LINE_GAP = 0.002
+FONT_SIZES = (0.19, 0.24)
 _REFERENCE_PX = 256
 
 
@@ -83,7 +85,7 @@ def make_scene(seed: int) -> Scene:
     shade = rng.choice(SHADES)
     tone = rng.randint(196, 232) if shade == "light" else rng.randint(44, 84)
     ground = _jitter(rng, (tone, tone, tone), 10)
-    step = rng.choice((-1, 1)) * rng.randint(16, 24)
+    step = rng.choice((-1, 1)) * rng.randint(22, 30)
     objects, words = _arrange(rng)
     return Scene(
         seed=seed,
@@ -112,7 +114,8 @@ def _arrange(rng: random.Random) -> tuple[tuple[SceneObject, ...], tuple[SceneWo
         texts = rng.sample(WORDS, rng.choice((0, 1, 1, 1, 2)))
         objects = tuple(sorted((_object(rng, colour) for colour in colours), key=lambda item: item.box.centre[0]))
         words = tuple(sorted((_word(rng, text) for text in texts), key=lambda item: item.box.centre[1]))
-        if _apart([item.box for item in (*objects, *words)]) and _ordered(objects, words):
+        boxes = [item.box for item in objects] + [word.box for word in words]
+        if _apart(boxes) and _ordered(objects, words) and all(_off_diagonal(box) for box in boxes):
             return objects, words
 
 
@@ -139,6 +142,16 @@ def _apart(boxes: Sequence[Box]) -> bool:
     return not any(box.overlaps(other, MARGIN) for place, box in enumerate(boxes) for other in boxes[:place])
 
 
+def _off_diagonal(box: Box) -> bool:
+    """Whether no vertical line of an outline has the coordinate of a horizontal one (crosses have lines at thirds).
+
+    Outlines on the diagonal would repeat three coordinates in a row, which generation forbids.
+    """
+    across = [box.left + (box.right - box.left) * third / 3 for third in range(4)]
+    down = [box.top + (box.bottom - box.top) * third / 3 for third in range(4)]
+    return all(abs(x - y) > LINE_GAP for x in across for y in down)
+
+
 def _ordered(objects: Sequence[SceneObject], words: Sequence[SceneWord]) -> bool:
     across = [item.box.centre[0] for item in objects]
     down = [item.box.centre[1] for item in words]
@@ -146,7 +159,7 @@ def _ordered(objects: Sequence[SceneObject], words: Sequence[SceneWord]) -> bool
 
 
 def _spaced(ascending: Sequence[float], step: float) -> bool:
-    return all(after - before >= step for before, after in zip(ascending, ascending[1:], strict=False))
+    return all(after - before >= step for before, after in pairwise(ascending))
 
 
 def _jitter(rng: random.Random, rgb: Rgb, amount: int) -> Rgb:

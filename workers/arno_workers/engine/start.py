@@ -1,10 +1,9 @@
 """Starts the engine that the settings ask for."""
 
-from arno_shared.storage import ObjectStore
-
 from arno_shared.errors import MissingExtra, ModelUnusable
 from arno_shared.logs import get_logger
 from arno_shared.settings import WorkerSettings
+from arno_shared.storage import ObjectStore
 from arno_workers.engine import Engine
 from arno_workers.engine.locate import locate
 from arno_workers.engine.null import NullReplica
@@ -34,8 +33,8 @@ def _florence(settings: WorkerSettings, device: str, store: ObjectStore) -> Repl
             raise MissingExtra("A worker", "worker") from None
         raise
     # Its own handler writes plain lines and progress bars between the log's JSON.
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     if settings.torch_threads:
         torch.set_num_threads(settings.torch_threads)
     if device == "auto":

@@ -1,18 +1,18 @@
 """Measures a checkpoint on scenes it was not trained on: `python -m arno_workers.tiny.evaluate --model FOLDER`."""
 
 import argparse
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from arno_shared.scenes import Scene, draw, make_scene, matches
-from arno_shared.scenes.answers import answer
-from arno_shared.scenes.scoring import box_overlaps, labels_match
-from arno_shared.scenes.tasks import CAPTION, OCR, OD
 from PIL.Image import Image
 from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
+from arno_shared.scenes import Scene, draw, make_scene, matches
+from arno_shared.scenes.scoring import box_overlaps, labels_match
+from arno_shared.scenes.tasks import CAPTION, OCR, OD
 from arno_workers.tiny.model import PICTURE_PX
 
 _BATCH = 20
@@ -41,15 +41,15 @@ class Examinee:
     """A checkpoint that answers questions as any Florence-2 does: real processor, own generation settings."""
 
     def __init__(self, folder: Path) -> None:
-        self.model = Florence2ForConditionalGeneration.from_pretrained(folder).eval()
+        self.model = Florence2ForConditionalGeneration.from_pretrained(folder)
         self.processor = Florence2Processor.from_pretrained(folder)
 
     @torch.inference_mode()
     def answer(self, pictures: list[Image], task: str) -> list[object]:
         """The parsed answers, in pixels of the pictures."""
         inputs = self.processor(text=[task] * len(pictures), images=pictures, return_tensors="pt")
-        written = self.model.generate(**inputs)
-        texts = self.processor.batch_decode(written, skip_special_tokens=False)
+        written = self.model.generate(**inputs)  # type: ignore[misc]
+        texts = self.processor.batch_decode(written, skip_special_tokens=False)  # type: ignore[no-untyped-call]
         return [
             self.processor.post_process_generation(text.replace("<pad>", ""), task=task, image_size=picture.size)[task]
             for text, picture in zip(texts, pictures, strict=True)
@@ -86,11 +86,10 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--show", action="store_true", help="print the answers that are not right")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     seeds = range(chosen.first_seed, chosen.first_seed + chosen.scenes)
-    print(evaluate(chosen.model, [make_scene(seed) for seed in seeds]))
+    sys.stdout.write(f"{evaluate(chosen.model, [make_scene(seed) for seed in seeds])}\n")
 
 
 if __name__ == "__main__":

@@ -7,23 +7,24 @@ from itertools import count
 
 import numpy as np
 import torch
-from arno_shared.scenes import Scene, answer, draw, make_scene
-from arno_shared.scenes.answers import locate_box
-from arno_shared.scenes.lexicon import COLOURS, SHAPES, TEXTURES, WORDS
-from arno_shared.scenes.scene import Box
-from arno_shared.scenes.tasks import CAPTION, OCR, OD, REGION_TASKS, REGION_TO_OCR, TEXT_TASKS
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import IterableDataset
 from transformers import Florence2Processor
 
+from arno_shared.scenes import Scene, answer, draw, make_scene
+from arno_shared.scenes.answers import locate_box
+from arno_shared.scenes.lexicon import COLOURS, SHAPES, TEXTURES, WORDS
+from arno_shared.scenes.scene import Box
+from arno_shared.scenes.tasks import CAPTION, OCR, OD, REGION_TASKS, REGION_TO_OCR, TEXT_TASKS
 from arno_workers.tiny.model import GRID, PICTURE_PX
 
 # The tasks taught now; everything here is ready for all fifteen.
 TASKS = (CAPTION, OD, OCR)
+# Fresh pictures teach more than every question about the same ones.
+TASKS_PER_LESSON = 2
 
-COLOUR_NAMES, SHAPE_NAMES = tuple(COLOURS), SHAPES
-IGNORED = -100
+_COLOUR_NAMES = tuple(COLOURS)
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Hints:
 
 @dataclass(frozen=True)
 class Lesson:
-    """A batch of pictures, and for each of them every task's question and answer.
+    """A batch of pictures, and for each of them the questions and answers of a few tasks.
 
     pixels: (batch, 3, side, side) uint8; prompts and answers: (tasks * batch, length) token ids, all of a task's
     pictures before the next task's.
@@ -70,7 +71,8 @@ class Lessons(IterableDataset[Lesson]):
 
     def _lesson(self, scenes: list[Scene]) -> Lesson:
         pixels = np.stack([np.asarray(draw(scene, PICTURE_PX)) for scene in scenes])
-        exchanges = [ask(scene, task) for task in TASKS for scene in scenes]
+        tasks = random.Random(scenes[0].seed).sample(TASKS, TASKS_PER_LESSON)
+        exchanges = [ask(scene, task) for task in tasks for scene in scenes]
         return Lesson(
             pixels=torch.from_numpy(pixels).permute(0, 3, 1, 2),
             prompts=self._encode([self._prompt(question) for question, _ in exchanges]),
@@ -117,15 +119,21 @@ def give_hints(scenes: list[Scene]) -> Hints:
     for row, scene in enumerate(scenes):
         for item in scene.objects:
             inside = _cells(item.box)
-            colours[row, inside] = 1 + COLOUR_NAMES.index(item.colour)
-            shapes[row, inside] = 1 + SHAPE_NAMES.index(item.shape)
+            colours[row, inside] = 1 + _COLOUR_NAMES.index(item.colour)
+            shapes[row, inside] = 1 + SHAPES.index(item.shape)
             boxes[row, inside] = (item.box.left, item.box.top, item.box.right, item.box.bottom)
         for word in scene.words:
             inside = _cells(word.box)
             words[row, inside] = 1 + WORDS.index(word.text)
             boxes[row, inside] = (word.box.left, word.box.top, word.box.right, word.box.bottom)
     textures = torch.tensor([TEXTURES.index(scene.texture) for scene in scenes])
-    return Hints(*(torch.from_numpy(values) for values in (colours, shapes, words, boxes)), textures)
+    return Hints(
+        colours=torch.from_numpy(colours),
+        shapes=torch.from_numpy(shapes),
+        words=torch.from_numpy(words),
+        boxes=torch.from_numpy(boxes),
+        textures=textures,
+    )
 
 
 def _cells(box: Box) -> list[int]:

@@ -2,9 +2,9 @@
 
 import torch
 import torch.nn.functional as F
-from arno_shared.scenes.lexicon import COLOURS, SHAPES, TEXTURES, WORDS
 from torch import Tensor, nn
 
+from arno_shared.scenes.lexicon import COLOURS, SHAPES, TEXTURES, WORDS
 from arno_workers.tiny.lessons import Hints
 from arno_workers.tiny.tokenizer import LOCATION_BINS
 
@@ -32,7 +32,8 @@ class HintHeads(nn.Module):
         shown = torch.stack([_cell_loss(kind, truth) for kind, truth in zip(kinds, truths, strict=True)]).sum()
         filled = (hints.colours + hints.words) > 0
         boxes = F.l1_loss(edges[filled], hints.boxes[filled])
-        return shown + 5 * boxes + F.cross_entropy(self.whole(image_tokens[:, 0]), hints.textures)
+        texture = F.cross_entropy(self.whole(image_tokens[:, 0]), hints.textures)
+        return shown + 5 * boxes + 2 * texture
 
 
 def _cell_loss(logits: Tensor, truth: Tensor) -> Tensor:

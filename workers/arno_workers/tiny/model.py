@@ -15,7 +15,7 @@ from transformers import (
     GenerationConfig,
 )
 
-from arno_workers.tiny.tokenizer import LOCATION_BINS, build_tokenizer
+from arno_workers.tiny.tokenizer import LOCATION_BINS, build_tokenizer, first_location
 
 PICTURE_PX = 128
 GRID = 8
@@ -72,17 +72,16 @@ def build_model(tokenizer: BartTokenizer) -> Florence2ForConditionalGeneration:
         dropout=0.0,
         attention_dropout=0.0,
         activation_dropout=0.0,
-        forced_bos_token_id=0,
-        forced_eos_token_id=2,
         decoder_start_token_id=2,
     )
     vision = Florence2VisionConfig(
-        depths=(1, 1, 1, 1),
+        depths=(0, 2, 1, 1),
         patch_stride=(4, 2, 2, 1),
-        embed_dim=(32, 64, 96, 128),
-        num_heads=(2, 4, 6, 8),
-        num_groups=(2, 4, 6, 8),
+        embed_dim=(48, 64, 96, 128),
+        num_heads=(3, 4, 6, 8),
+        num_groups=(3, 4, 6, 8),
         window_size=GRID,
+        mlp_ratio=2.0,
         drop_path_rate=0.0,
         activation_function="relu",
         projection_dim=WIDTH,
@@ -91,7 +90,7 @@ def build_model(tokenizer: BartTokenizer) -> Florence2ForConditionalGeneration:
         text_config=text.to_dict(), vision_config=vision.to_dict(), image_token_id=tokenizer.image_token_id
     )
     model = Florence2ForConditionalGeneration(config)
-    model.generation_config = GenerationConfig(
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         num_beams=3,
         no_repeat_ngram_size=3,
         early_stopping=True,
@@ -103,19 +102,20 @@ def build_model(tokenizer: BartTokenizer) -> Florence2ForConditionalGeneration:
         forced_eos_token_id=2,
         max_length=_LONGEST_TEXT,
     )
-    _initialise(model, tokenizer.convert_tokens_to_ids("<loc_0>"))
+    _initialise(model, first_location(tokenizer))
     return model
 
 
-def _initialise(model: Florence2ForConditionalGeneration, first_location: int) -> None:
+def _initialise(model: Florence2ForConditionalGeneration, locations_from: int) -> None:
     """Replaces the customary tiny random weights, from which so narrow a model hardly moves."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
+    vocabulary = model.get_input_embeddings()
+    assert isinstance(vocabulary, nn.Embedding)
     with torch.no_grad():
-        vocabulary = model.get_input_embeddings().weight
-        nn.init.normal_(vocabulary, std=WIDTH**-0.5)
-        vocabulary[first_location : first_location + LOCATION_BINS] = _location_features()
+        nn.init.normal_(vocabulary.weight, std=WIDTH**-0.5)
+        vocabulary.weight[locations_from : locations_from + LOCATION_BINS] = _location_features()
     model.tie_weights()
 
 
@@ -124,4 +124,4 @@ def _location_features() -> Tensor:
     positions = (torch.arange(LOCATION_BINS) + 0.5) / LOCATION_BINS
     waves = torch.linspace(0.25, 16, WIDTH // 2)
     angles = 2 * math.pi * positions[:, None] * waves
-    return torch.cat([angles.sin(), angles.cos()], dim=1) * WIDTH**-0.5
+    return torch.cat([angles.sin(), angles.cos()], dim=1).div(WIDTH**0.5)

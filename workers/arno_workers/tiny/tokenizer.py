@@ -2,16 +2,17 @@
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
-from arno_shared.scenes.lexicon import COLOURS, PLACES, SHADES, SHAPES, SIZES, TEXTURES, WORDS
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import BartTokenizer
 
+from arno_shared.scenes.lexicon import COLOURS, PLACES, SHADES, SHAPES, SIZES, TEXTURES, WORDS
+
 LOCATION_BINS = 1000
-IMAGE_TOKEN = "<image>"
 
 _BART_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 _FLORENCE_TOKENS = [
@@ -21,11 +22,12 @@ _FLORENCE_TOKENS = [
     "<proposal>", "</proposal>", "<poly>", "</poly>", "<and>",
 ]  # fmt: skip
 
-_PROMPT_WORDS = (
+# The words of `Florence2Processor`'s prompts, and those of the answers that are not in the lexicon.
+_PROMPTS = (
     "What is the text in image with regions does describe Describe detail shown a paragraph Locate objects category "
     "name their descriptions region proposals phrases caption mask polygon ? , . :"
-).split()
-_ANSWER_WORDS = "a an and on On with the word words background first comes then one finally some , .".split()
+)
+_ANSWERS = "a an and on On with the word words background first comes then one finally some , ."
 # Far more than the closed word list can use up: every word ends as a single piece.
 _MOST_PIECES = 8000
 _LONGEST_ANSWER = 1024
@@ -44,10 +46,11 @@ def build_tokenizer() -> BartTokenizer:
         ),
     )
     trained = json.loads(pieces.to_str())["model"]
+    merges: Any = [tuple(merge) for merge in trained["merges"]]
     tokenizer = BartTokenizer(
         vocab=trained["vocab"],
-        merges=[tuple(merge) for merge in trained["merges"]],
-        extra_special_tokens={"image_token": IMAGE_TOKEN},
+        merges=merges,
+        extra_special_tokens={"image_token": "<image>"},
         model_max_length=_LONGEST_ANSWER,
     )
     florence = [AddedToken(token, special=True, normalized=False) for token in _FLORENCE_TOKENS]
@@ -55,9 +58,17 @@ def build_tokenizer() -> BartTokenizer:
     return tokenizer
 
 
+def first_location(tokenizer: BartTokenizer) -> int:
+    """The id of `<loc_0>`; the other coordinates follow it in order."""
+    number = tokenizer.convert_tokens_to_ids("<loc_0>")
+    assert isinstance(number, int)
+    return number
+
+
 def _corpus() -> Iterator[str]:
     """Every word of the drawn world, both at the start of a text and after a space."""
     places = (place for row in PLACES for place in row)
-    for word in (*COLOURS, *SHAPES, *SIZES, *TEXTURES, *SHADES, *places, *WORDS, *_PROMPT_WORDS, *_ANSWER_WORDS):
+    shown = (*COLOURS, *SHAPES, *SIZES, *TEXTURES, *SHADES, *places, *WORDS)
+    for word in (*shown, *_PROMPTS.split(), *_ANSWERS.split()):
         yield word
         yield f" {word}"

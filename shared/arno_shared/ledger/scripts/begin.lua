@@ -7,16 +7,13 @@ if index == '' then
   if not index then
     index = redis.call('HINCRBY', JOB, 'loose', 1) - 1
     redis.call('HSET', LOOSE, message_id, index)
+    -- The job may have ended, and be ageing.
+    local left_s = redis.call('TTL', JOB)
+    if left_s > 0 then redis.call('EXPIRE', LOOSE, left_s) end
   end
 end
 index = tonumber(index)
-local committed
-if attempt == 1 then
-  committed = redis.call('GETBIT', COMMITTED, index) == 1
-else
-  committed = redis.call('SISMEMBER', RETRIED, index .. '.' .. attempt) == 1
-end
-if committed then return {'committed', index} end
+if is_committed(index, attempt) then return {'committed', index} end
 local state, origin = unpack(redis.call('HMGET', JOB, 'state', 'origin'))
 if state == 'cancelled' then return {'cancelled', index} end
 if state == 'done' and origin == 'message' then wake() end

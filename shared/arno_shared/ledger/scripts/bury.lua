@@ -1,21 +1,18 @@
 -- Gives up a whole chunk without a commit. KEYS[7]: dead letters.
--- ARGV: index, attempt, images, letter, max letters, retention_s. Returns 0 when it was given up or committed before.
+-- ARGV: index, attempt, images, prefix, format, letter, max letters, retention_s.
+-- Returns 0 when it was given up or committed before.
 local index, attempt, images = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local field = index .. '.' .. attempt
-local committed = (attempt == 1 and redis.call('GETBIT', COMMITTED, index) == 1)
-  or (attempt > 1 and redis.call('SISMEMBER', RETRIED, field) == 1)
-if committed or redis.call('HSETNX', BURIED, field, images) == 0 then return 0 end
-if attempt == 1 then
-  count('buried', 1)
-  if redis.call('HGET', JOB, 'origin') == 'message' then
-    count('chunks', 1)
-    count('images', images)
-  end
-else
-  count('put_off', -images)
-  redis.call('HDEL', PUT_OFF, field)
+if is_committed(index, attempt) or redis.call('HSETNX', BURIED, field, images) == 0 then
+  -- Its message came again, and may have woken the job.
+  settle(ARGV[8])
+  return 0
 end
+-- The ledger may have been lost since the chunk was begun.
+open_for_message(ARGV[4], ARGV[5])
+leave_waiting(attempt, images, redis.call('HDEL', PUT_OFF, field) == 1)
+if attempt == 1 then count('buried', 1) end
 count('dead', images)
-redis.call('XADD', KEYS[7], 'MAXLEN', '~', ARGV[5], '*', 'letter', ARGV[4])
-settle(ARGV[6])
+redis.call('XADD', KEYS[7], 'MAXLEN', '~', ARGV[7], '*', 'letter', ARGV[6])
+settle(ARGV[8])
 return 1

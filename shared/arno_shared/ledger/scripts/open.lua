@@ -9,10 +9,16 @@ if redis.call('EXISTS', JOB) == 0 then
   redis.call('ZREMRANGEBYSCORE', KEYS[7], '-inf', at - 10 * retention_s)
   return {'created', ''}
 end
+-- After the loss of a ledger, chunks that were in flight open their job again before its producer does.
+local origin, loose, its_prefix, its_format = unpack(redis.call('HMGET', JOB, 'origin', 'loose', 'prefix', 'format'))
+if origin == 'message' and not loose and its_prefix == prefix and its_format == format then
+  redis.call('HSET', JOB, 'origin', 'producer', 'terms', terms)
+  redis.call('ZADD', KEYS[7], now(), job_id)
+end
 local standing = redis.call('HGET', JOB, 'terms') or ''
 if standing ~= terms then return {'conflict', standing} end
 wake()
-redis.call('HSET', JOB, 'sealed', '0', 'lane', lane)
+redis.call('HSET', JOB, 'lane', lane)
 -- Chunks that were given up whole are sent again, as everything uncommitted is.
 local buried = redis.call('HGETALL', BURIED)
 for i = 1, #buried, 2 do
@@ -27,4 +33,6 @@ local due = now()
 for _, field in ipairs(redis.call('HKEYS', PUT_OFF)) do
   redis.call('ZADD', KEYS[8], 'NX', due, job_id .. '/' .. field)
 end
+-- Nothing may be missing: then this is all that happens.
+settle(retention_s)
 return {'resumed', ''}

@@ -22,13 +22,32 @@ local function wake()
 end
 
 -- A job is done once all of its chunks are known and nothing of it is outstanding; then its keys begin to age.
+-- Those that are written after a job has ended age with the others.
 local function settle(retention_s)
   local f = redis.call('HMGET', JOB, 'state', 'sealed', 'chunks', 'committed', 'buried', 'put_off')
   local n = {}
   for i = 3, 6 do n[i] = tonumber(f[i] or 0) or 0 end
   if f[1] == 'running' and f[2] == '1' and n[4] + n[5] >= n[3] and n[6] <= 0 then
     redis.call('HSET', JOB, 'state', 'done', 'finished_at', now())
-    age(retention_s)
+    f[1] = 'done'
+  end
+  if f[1] ~= 'running' then age(retention_s) end
+end
+
+local function is_committed(index, attempt)
+  if attempt == 1 then return redis.call('GETBIT', COMMITTED, index) == 1 end
+  return redis.call('SISMEMBER', RETRIED, index .. '.' .. attempt) == 1
+end
+
+-- Of images that are about to be counted for what became of them: producers announce the first attempts of theirs,
+-- messages are counted now. A later attempt is counted as put off, unless the ledger was lost meanwhile.
+local function leave_waiting(attempt, images, was_put_off)
+  local by_message = redis.call('HGET', JOB, 'origin') == 'message'
+  if attempt > 1 and was_put_off then
+    count('put_off', -images)
+  elseif by_message then
+    count('images', images)
+    if attempt == 1 then count('chunks', 1) end
   end
 end
 

@@ -1,0 +1,68 @@
+"""The `arno` command. Each command stands in a file of its own, and loads what it needs when it is called."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from arno_producer.cli import dead
+from arno_producer.cli.cancel import cancel
+from arno_producer.cli.demo import demo
+from arno_producer.cli.doctor import doctor
+from arno_producer.cli.results import results
+from arno_producer.cli.status import status
+from arno_producer.cli.submit import submit
+from arno_producer.cli.terminal import emit, say
+from arno_producer.cli.watch import watch
+from arno_shared import __version__
+from arno_shared.errors import ArnoError, HouseError, InvalidRequest
+
+app = typer.Typer(
+    name="arno",
+    help="Florence-2 over very large numbers of images.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.command()(submit)
+app.command()(status)
+app.command()(watch)
+app.command()(results)
+app.command()(cancel)
+app.add_typer(dead.app, name="dead")
+app.command()(doctor)
+app.command()(demo)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        emit(f"arno {__version__}")
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+]
+
+
+@app.callback()
+def _arno(version: VersionOption = False) -> None:
+    from arno_shared.logs import configure
+
+    # A library's news is not a program's output.
+    configure("warning")
+
+
+def main() -> None:
+    """Runs the command in `sys.argv`. Exits with 1 when it failed, 2 when it was asked wrongly, 130 after Ctrl-C."""
+    try:
+        app()
+    except ArnoError as error:
+        hint = ""
+        if isinstance(error, HouseError):
+            from arno_producer.cli.connection import set_by
+
+            hint = set_by(error)
+        say(f"arno: {error}{hint}")
+        sys.exit(2 if isinstance(error, InvalidRequest) else 1)

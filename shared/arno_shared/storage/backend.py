@@ -1,0 +1,46 @@
+"""What every kind of storage can do, and the checks that they share."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from arno_shared.errors import Changed, TooManyBytes
+from arno_shared.uris import redact
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """One object of a listing. `etag` comes without its quotation marks."""
+
+    uri: str
+    size_bytes: int
+    etag: str
+
+
+class Backend(Protocol):
+    """One kind of storage. The methods and their errors are those of `ObjectStore`."""
+
+    def get(self, uri: str, *, version_id: str | None, etag: str | None, max_bytes: int | None) -> bytes: ...
+
+    def put(self, uri: str, data: bytes, content_type: str) -> None: ...
+
+    def exists(self, uri: str) -> bool: ...
+
+    def list(self, prefix_uri: str) -> Iterator[StoredObject]: ...
+
+
+def bare_etag(etag: str) -> str:
+    """The ETag without quotation marks and weakness: events, listings and headers each write it differently."""
+    return etag.removeprefix("W/").strip('"')
+
+
+def check_etag(uri: str, expected: str | None, found: str) -> None:
+    """Raises Changed. Some servers ignore `If-Match`, so the answer is checked too."""
+    if expected is not None and bare_etag(expected) != bare_etag(found):
+        raise Changed(f"{redact(uri)} is no longer the object that was asked for: its ETag differs")
+
+
+def check_size(uri: str, size_bytes: int, max_bytes: int | None) -> None:
+    """Raises TooManyBytes."""
+    if max_bytes is not None and size_bytes > max_bytes:
+        raise TooManyBytes(f"{redact(uri)} has {size_bytes} bytes; at most {max_bytes} are allowed")

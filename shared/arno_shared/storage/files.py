@@ -1,0 +1,133 @@
+"""Objects as local files."""
+
+import errno
+import os
+import stat
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import quote
+
+from arno_shared.errors import AccessDenied, ArnoError, HouseError, InvalidUri, NotFound, StorageRefused, Unavailable
+from arno_shared.storage.backend import StoredObject, check_etag, check_size
+from arno_shared.uris import path_of, redact
+
+_UNFINISHED = ".arno-"
+"""How the name of a file begins while it is being written."""
+
+_MAY_PASS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE}
+
+
+class Files:
+    """The backend of `file://`. A file's ETag is made of its size and the time of its last change."""
+
+    def get(self, uri: str, *, version_id: str | None, etag: str | None, max_bytes: int | None) -> bytes:
+        if version_id is not None:
+            raise NotFound(f"files have no versions: {redact(uri)}")
+        try:
+            with open(path_of(uri), "rb", opener=_open_at_once) as file:
+                status = os.fstat(file.fileno())
+                if not stat.S_ISREG(status.st_mode):
+                    raise NotFound(f"not a file: {redact(uri)}")
+                check_etag(uri, etag, _etag(status))
+                check_size(uri, status.st_size, max_bytes)
+                data = file.read() if max_bytes is None else file.read(max_bytes + 1)
+        except (OSError, ValueError) as error:
+            raise _why_not_read(uri, error) from error
+        # Again, because a file may grow while it is read.
+        check_size(uri, len(data), max_bytes)
+        return data
+
+    def put(self, uri: str, data: bytes, content_type: str) -> None:
+        path = path_of(uri)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _replace(path, data)
+        except (OSError, ValueError) as error:
+            raise _why_not_written(path, error) from error
+
+    def exists(self, uri: str) -> bool:
+        try:
+            return stat.S_ISREG(os.stat(path_of(uri)).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except (OSError, ValueError) as error:
+            raise _why_not_read(uri, error) from error
+
+    def list(self, prefix_uri: str) -> Iterator[StoredObject]:
+        root = path_of(prefix_uri)
+        base_uri = prefix_uri.rstrip("/")
+        try:
+            for path in _walk(str(root)):
+                with suppress(FileNotFoundError):
+                    status = os.stat(path)
+                    relative = os.path.relpath(path, root)
+                    yield StoredObject(f"{base_uri}/{quote(relative)}", status.st_size, _etag(status))
+        except (OSError, ValueError) as error:
+            raise _why_not_read(prefix_uri, error) from error
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Not blocking: opening a pipe would otherwise wait for a writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _walk(folder: str) -> Iterator[str]:
+    """Every file below, in the order of their full names, which is S3's; one folder's names at a time in memory."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [(e.name + "/" if e.is_dir(follow_symlinks=False) else e.name, e.is_file()) for e in entries]
+    except FileNotFoundError:
+        return
+    for name, is_file in sorted(found):
+        path = os.path.join(folder, name)
+        if name.endswith("/"):
+            yield from _walk(path)
+        elif is_file and not name.startswith(_UNFINISHED):
+            yield path
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Readers see the old file or the new one; a crash leaves one of the two."""
+    unfinished = path.parent / f"{_UNFINISHED}{uuid.uuid4().hex}"
+    try:
+        with open(unfinished, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _etag(status: os.stat_result) -> str:
+    return f"{status.st_mtime_ns:x}-{status.st_size:x}"
+
+
+def _why_not_read(uri: str, error: Exception) -> ArnoError:
+    name = redact(uri)[:200]
+    match error:
+        case FileNotFoundError() | NotADirectoryError() | IsADirectoryError():
+            return NotFound(f"no such file: {name}")
+        case PermissionError():
+            return AccessDenied(f"the file may not be read by this user: {name}")
+        case OSError(errno=number) if number in _MAY_PASS:
+            return Unavailable(f"{name} cannot be read just now: {error.strerror}")
+        case _:
+            return InvalidUri(f"{name} cannot be a file: {getattr(error, 'strerror', None) or 'bad characters'}")
+
+
+def _why_not_written(path: Path, error: Exception) -> ArnoError:
+    reason = getattr(error, "strerror", None) or "bad characters in its name"
+    if getattr(error, "errno", None) in _MAY_PASS:
+        return HouseError(f"{path} cannot be written just now: {reason}")
+    return StorageRefused(
+        f"{path} cannot be written: {reason}. Give another output prefix, or make its folder writable"
+    )

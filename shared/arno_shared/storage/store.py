@@ -1,0 +1,76 @@
+"""The one door to stored objects."""
+
+from collections.abc import Iterator
+from functools import cached_property
+from threading import Lock
+
+from arno_shared.errors import InvalidUri
+from arno_shared.storage.backend import Backend, StoredObject
+from arno_shared.storage.files import Files
+from arno_shared.uris import redact, scheme_of
+
+
+class ObjectStore:
+    """Reads and writes objects by URI (`s3://bucket/key`, `file:///path`). Thread-safe; share one per process.
+
+    S3 is reached with AWS's own variables; `connections` is how many threads may use it at once.
+
+    Every method raises HouseError when storage cannot be reached, StorageRefused when it turns Arno itself away (no
+    credentials, or wrong ones) and InvalidUri. What the storage says of one object is an ItemError.
+    """
+
+    def __init__(self, connections: int = 16) -> None:
+        self._connections = connections
+        self._files = Files()
+        self._lock = Lock()
+
+    def get(
+        self, uri: str, *, version_id: str | None = None, etag: str | None = None, max_bytes: int | None = None
+    ) -> bytes:
+        """The bytes of an object.
+
+        Raises NotFound, AccessDenied, Changed (`etag` given, and the object has another), TooManyBytes (before the
+        object is read), HttpError, Timeout, Throttled, Unavailable, ConnectionFailed.
+        """
+        return self._backend(uri).get(uri, version_id=version_id, etag=etag, max_bytes=max_bytes)
+
+    def put(self, uri: str, data: bytes, content_type: str) -> None:
+        """Write an object whole, in place of any that is there; when it returns, the object is durable.
+
+        Raises HouseError for anything that may pass, and StorageRefused for what will not: no such bucket, access
+        denied, a path that cannot be written.
+        """
+        self._backend(uri).put(uri, data, content_type)
+
+    def exists(self, uri: str) -> bool:
+        """Whether there is an object. Raises as `get` does, but for NotFound."""
+        return self._backend(uri).exists(uri)
+
+    def list(self, prefix_uri: str) -> Iterator[StoredObject]:
+        """The objects whose URI starts with `prefix_uri`, page by page, in order. A `file://` prefix is a folder.
+
+        Where nothing lies, nothing is listed; a bucket that does not exist raises NotFound.
+        """
+        return self._backend(prefix_uri).list(prefix_uri)
+
+    def _backend(self, uri: str) -> Backend:
+        match scheme_of(uri):
+            case "file":
+                return self._files
+            case "s3":
+                with self._lock:
+                    return self._s3
+            case scheme:
+                raise InvalidUri(f"objects are stored in s3:// or file://, not in {scheme}://: {redact(uri)[:200]!r}")
+
+    @cached_property
+    def _s3(self) -> Backend:
+        # Imported late: boto3 takes a third of a second, which a process that only knows files need not wait for.
+        from arno_shared.storage.s3 import S3
+
+        careful = S3(self._connections)
+        try:
+            from arno_shared.storage.s3_bulk import BulkS3
+        except ImportError:
+            return careful
+        return BulkS3(careful, self._connections)

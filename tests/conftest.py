@@ -1,0 +1,67 @@
+"""Servers that every test may use. Each runs once a session, and only when a test asks for it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import servers
+
+
+@pytest.fixture(scope="session")
+def _valkey() -> Iterator[str]:
+    with servers.valkey_server() as url:
+        yield url
+
+
+@pytest.fixture
+def valkey_url(_valkey: str) -> str:
+    """The URL of a Valkey that is empty when the test starts."""
+    import redis
+
+    with redis.Redis.from_url(_valkey) as client:
+        client.flushall()
+    return _valkey
+
+
+@pytest.fixture(scope="session")
+def _moto() -> Iterator[str]:
+    with servers.moto_server() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def _rclone_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("rclone")
+
+
+@pytest.fixture(scope="session")
+def _rclone(_rclone_folder: Path) -> Iterator[str]:
+    with servers.rclone_server(_rclone_folder) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def moto_s3(_moto: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The endpoint of moto, to which this test's S3 clients go. Buckets stay for the session: name them apart."""
+    _use(_moto, monkeypatch)
+    return _moto
+
+
+@pytest.fixture
+def rclone_s3(_rclone: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The endpoint of rclone, to which this test's S3 clients go. Buckets stay for the session: name them apart."""
+    _use(_rclone, monkeypatch)
+    return _rclone
+
+
+def _use(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", servers.ACCESS_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", servers.SECRET_KEY)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")

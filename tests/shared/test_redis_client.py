@@ -1,0 +1,177 @@
+"""When Redis is away, in whatever way, it is an error of the house; what is wrong with a command is not."""
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Thread
+
+import pytest
+import redis as redis_py
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from arno_shared.dead_letters import DeadLetter, DeadLetters, LetterKind
+from arno_shared.errors import HouseError
+from arno_shared.ledger import Ledger
+from arno_shared.messages import Chunk, ImageRef, Output, Prompt
+from arno_shared.names import Lane
+from arno_shared.redis_client import RedisClient, connect, redis_away
+from arno_shared.settings import Settings
+from arno_shared.topic import TopicReader
+
+OUTPUT = Output(prefix="s3://results/run-7/")
+CHUNK = Chunk(
+    images=(ImageRef(uri="s3://photos/a.jpg"),), prompts=(Prompt(task="<OD>"),), output=OUTPUT, job_id="run-7", index=0
+)
+LETTER = DeadLetter.of_chunk(LetterKind.CHUNK, CHUNK, code="x", reason="y", worker="gpu0")
+
+WRITES: dict[str, Callable[[RedisClient], object]] = {
+    "opening a job": lambda redis: Ledger(redis, Settings()).open("run-7", "{}", OUTPUT, Lane.BULK),
+    "beginning a chunk": lambda redis: Ledger(redis, Settings()).begin("run-7", 0, 1, "m", OUTPUT),
+    "burying a chunk": lambda redis: Ledger(redis, Settings()).bury(CHUNK, LETTER),
+    "filing a letter": lambda redis: DeadLetters(redis, 10).add(LETTER),
+    "reading the topic": lambda redis: TopicReader(redis, "g", "c").read(block_s=0.001),
+}
+CALLS = WRITES | {
+    "a status": lambda redis: Ledger(redis, Settings()).status("run-7"),
+    "the jobs": lambda redis: Ledger(redis, Settings()).jobs(1),
+    "what is due": lambda redis: Ledger(redis, Settings()).due(),
+    "listing letters": lambda redis: list(DeadLetters(redis, 10).list()),
+}
+every_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+every_write = pytest.mark.parametrize("call", WRITES.values(), ids=WRITES)
+
+
+def client_of(port: int) -> RedisClient:
+    url = f"redis://me:hunter2@127.0.0.1:{port}/0"
+    return connect(Settings(redis_url=url, broker={"socket_timeout_s": 0.02, "connect_timeout_s": 0.5}))
+
+
+@contextmanager
+def listening(answer: bytes | None) -> Iterator[int]:
+    """A port that answers the same to everything, or nothing at all."""
+
+    def serve(connection: socket.socket) -> None:
+        with connection:
+            while connection.recv(65536):
+                if answer:
+                    connection.sendall(answer)
+
+    def accept() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            Thread(target=serve, args=[connection], daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        Thread(target=accept, daemon=True).start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def valkey(valkey_url: str) -> Iterator[RedisClient]:
+    with connect(Settings(redis_url=valkey_url)) as client:
+        yield client
+
+
+@contextmanager
+def configured(valkey: RedisClient, **options: str | int) -> Iterator[None]:
+    """The server with these options; as it was, afterwards."""
+    names = [name.replace("_", "-") for name in options]
+    before = {name: valkey.config_get(name)[name] for name in names}
+    for name, value in zip(names, options.values(), strict=True):
+        valkey.config_set(name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            valkey.config_set(name, value)
+
+
+@every_call
+def test_a_refused_connection_is_an_error_of_the_house(call: Callable[[RedisClient], object]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed_soon:
+        port = closed_soon.getsockname()[1]
+    with pytest.raises(HouseError, match="Redis cannot be used") as away:
+        call(client_of(port))
+    assert away.value.retryable
+    assert "hunter2" not in str(away.value)
+
+
+@every_call
+def test_a_server_that_does_not_answer_is_an_error_of_the_house(call: Callable[[RedisClient], object]) -> None:
+    with listening(None) as port, pytest.raises(HouseError, match="Redis cannot be used"):
+        call(client_of(port))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"-LOADING Redis is loading the dataset in memory\r\n",
+        b"-MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.\r\n",
+        b"-MISCONF Errors writing to the AOF file: No space left on device\r\n",
+        b"-READONLY You can't write against a read only replica.\r\n",
+        b"-OOM command not allowed when used memory > 'maxmemory'.\r\n",
+        b"-NOREPLICAS Not enough good replicas to write.\r\n",
+    ],
+    ids=lambda answer: answer[1:].split()[0].decode(),
+)
+def test_a_server_that_answers_that_it_cannot_now_is_an_error_of_the_house(answer: bytes) -> None:
+    with listening(answer) as port:
+        # Over RESP2 and without a name nothing is said before the command itself.
+        client = redis_py.Redis(port=port, protocol=2, lib_name=None, lib_version=None, retry=Retry(NoBackoff(), 0))
+        with pytest.raises(HouseError, match="Redis cannot be used"), redis_away():
+            client.set("key", "value")
+
+
+@every_write
+def test_a_full_server_is_an_error_of_the_house(call: Callable[[RedisClient], object], valkey: RedisClient) -> None:
+    with (
+        configured(valkey, maxmemory_policy="noeviction", maxmemory=1),
+        pytest.raises(HouseError, match="maxmemory"),
+    ):
+        call(valkey)
+    call(valkey)
+
+
+@every_write
+def test_a_replica_is_an_error_of_the_house(call: Callable[[RedisClient], object], valkey: RedisClient) -> None:
+    valkey.replicaof("127.0.0.1", "1")
+    try:
+        with pytest.raises(HouseError, match="read only replica"):
+            call(valkey)
+    finally:
+        valkey.replicaof("NO", "ONE")
+    call(valkey)
+
+
+@every_write
+def test_too_few_replicas_are_an_error_of_the_house(call: Callable[[RedisClient], object], valkey: RedisClient) -> None:
+    with configured(valkey, min_replicas_to_write=1), pytest.raises(HouseError, match="Not enough good replicas"):
+        call(valkey)
+    call(valkey)
+
+
+def test_a_wrong_command_is_not_an_error_of_the_house(valkey: RedisClient) -> None:
+    valkey.set("key", "text")
+    with pytest.raises(redis_py.ResponseError, match="WRONGTYPE"), redis_away():
+        valkey.lpush("key", "value")
+
+
+def test_other_errors_pass_as_they_are() -> None:
+    with pytest.raises(KeyError), redis_away():
+        raise KeyError("x")
+
+
+def test_a_dropped_connection_is_opened_again_without_a_word(valkey_url: str) -> None:
+    with connect(Settings(redis_url=valkey_url)) as client, connect(Settings(redis_url=valkey_url)) as other:
+        client.set("key", "value")
+        other.client_kill_filter(skipme=True)
+        assert client.get("key") == b"value"
+
+
+def test_nothing_is_sent_before_the_first_command() -> None:
+    connect(Settings(redis_url="redis://127.0.0.1:1/0")).close()
