@@ -66,6 +66,9 @@ def configure(level: str, stream: TextIO = sys.stderr) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.captureWarnings(True)
+    # One line when a task comes and one when it went, of which Arno's own lines say more.
+    for chatty in ("celery.worker.strategy", "celery.app.trace"):
+        logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
     # Their debug lines hold headers, keys and every request.
     for chatty in ("botocore", "boto3", "urllib3", "s3transfer", "kombu", "amqp"):
         logging.getLogger(chatty).setLevel(max(logging.INFO, root.level))

@@ -64,6 +64,9 @@ def _from_columns(columns: dict[str, Any]) -> ResultRow:
 def _parquet_schema() -> "pa.Schema":
     import pyarrow as pa
 
+    def struct(fields: dict[str, Any]) -> Any:
+        return pa.struct(list(fields.items()))
+
     text, real, whole = pa.string(), pa.float64(), pa.int64()
     image = dict.fromkeys(("uri", "id", "version_id", "etag", "sha256"), text)
     prompt: dict[str, Any] = {

@@ -556,12 +556,11 @@ def test_a_job_waits_for_what_was_put_off_even_when_all_chunks_are_committed(led
     assert state(ledger) is JobState.DONE
 
 
-def test_a_done_job_that_is_opened_again_is_done_once_it_is_sealed_again(ledger: Ledger) -> None:
+def test_a_done_job_that_is_opened_again_is_still_done(ledger: Ledger) -> None:
     (chunk,) = open_job(ledger, 2)
     ledger.commit(chunk, outcome(chunk))
-    open_job(ledger, 2, sealed=False)
-    assert state(ledger) is JobState.RUNNING
-    assert ledger.status("run-7").finished_at is None
+    assert ledger.open("run-7", TERMS, OUTPUT, Lane.BULK) is True
+    assert state(ledger) is JobState.DONE
     ledger.announce("run-7", 1, 2, sealed=True)
     assert state(ledger) is JobState.DONE
 
@@ -715,7 +714,7 @@ class Model:
 
     def open(self) -> None:
         self.ledger.open("run-7", TERMS, OUTPUT, Lane.BULK)
-        self.sealed = self.cancelled = False
+        self.cancelled = False
         for attempt, where in self.where.items():
             if where == "dead" and attempt[1] == 1:
                 self.where[attempt] = "waiting"

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from threading import Event, Lock
 
 from arno_shared.errors import ItemError
-from arno_shared.messages import Chunk
+from arno_shared.messages import Chunk, ImageRef
 from arno_workers.engine import Answered
 
 
@@ -27,6 +27,10 @@ class Item:
     decode_ms: float = 0.0
     answered: Answered | None = None
     error: ItemError | None = None
+
+    @property
+    def image(self) -> ImageRef:
+        return self.run.chunk.images[self.position]
 
     def settle(self, outcome: Answered | ItemError) -> None:
         if isinstance(outcome, ItemError):

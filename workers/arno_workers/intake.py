@@ -2,7 +2,10 @@
 
 import hashlib
 import heapq
+import os
 import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from queue import SimpleQueue
 from threading import Condition, Thread
@@ -15,6 +18,7 @@ from arno_workers.chunk_run import ChunkRun, Item
 from arno_workers.decode import decode
 from arno_workers.engine import Engine
 from arno_workers.fetch.reader import ImageReader
+from arno_workers.handover import Handover
 
 log = get_logger(__name__)
 
@@ -22,48 +26,76 @@ _LONGEST_HOUSE_PAUSE_S = 10.0
 
 
 class Intake:
+    """Fetchers wait for the network, and are many; decoders need the processor, and are as many as its cores.
+
+    Local files go straight to the decoders: reading one is not worth the change of threads.
+    """
+
     def __init__(self, reader: ImageReader, engine: Engine, settings: Settings) -> None:
         self._reader, self._engine = reader, engine
         self._retries, self._max_pixels = settings.retries, settings.limits.max_pixels
-        self._items: SimpleQueue[Item] = SimpleQueue()
-        self._later = _Later(self._items)
+        self._to_fetch: SimpleQueue[Item] = SimpleQueue()
+        self._to_decode: Handover[tuple[Item, bytes | None]] = Handover(settings.worker.fetch_threads)
+        self._later = _Later(self._start)
         for number in range(settings.worker.fetch_threads):
-            Thread(target=self._work, name=f"intake-{number}", daemon=True).start()
+            Thread(target=self._fetch, name=f"fetch-{number}", daemon=True).start()
+        for number in range(os.cpu_count() or 1):
+            Thread(target=self._decode, name=f"decode-{number}", daemon=True).start()
 
     def add(self, run: ChunkRun) -> None:
         for item in run.items:
-            self._items.put(item)
+            self._start(item)
 
-    def _work(self) -> None:
+    def _start(self, item: Item) -> None:
+        if item.image.uri.startswith("file:"):
+            self._to_decode.put_at_once((item, None))
+        else:
+            self._to_fetch.put(item)
+
+    def _fetch(self) -> None:
         while True:
-            item = self._items.get()
-            try:
-                self._take_in(item)
-            except HouseError as error:
-                item.house_waits += 1
-                pause_s = min(0.2 * 2**item.house_waits, _LONGEST_HOUSE_PAUSE_S)
-                log.warning("waiting", what="storage", error=str(error), pause_s=round(pause_s, 1))
-                self._later.put(item, pause_s * random.uniform(0.7, 1.3))
-            except ItemError as error:
-                self._failed(item, error)
-            except BaseException as error:
-                # Whatever a picture does to a library is that picture's failure, never this thread's.
-                log.exception("an image failed in a way that nothing foresaw", **_names(item))
-                item.settle(ItemError(f"{type(error).__name__}: {error}"))
+            item = self._to_fetch.get()
+            with self._settling(item):
+                self._to_decode.put((item, self._read(item)))
 
-    def _take_in(self, item: Item) -> None:
-        chunk = item.run.chunk
+    def _decode(self) -> None:
+        while True:
+            for item, data in self._to_decode.take():
+                with self._settling(item):
+                    self._feed(item, self._read(item) if data is None else data)
+
+    def _read(self, item: Item) -> bytes:
         began_s = perf_counter()
-        data = self._reader.read(chunk.images[item.position])
-        fetched_s = perf_counter()
-        item.fetch_ms = (fetched_s - began_s) * 1000
+        data = self._reader.read(item.image)
+        item.fetch_ms = (perf_counter() - began_s) * 1000
+        return data
+
+    def _feed(self, item: Item, data: bytes) -> None:
+        began_s = perf_counter()
         item.sha256 = hashlib.sha256(data).hexdigest()
         picture = decode(data, self._max_pixels)
         item.width, item.height, item.format = picture.width, picture.height, picture.format
-        asks = [self._engine.ask(prompt, picture.width, picture.height) for prompt in chunk.prompts]
+        asks = [self._engine.ask(prompt, picture.width, picture.height) for prompt in item.run.chunk.prompts]
         pixels = self._engine.prepare(picture.image)
-        item.decode_ms = (perf_counter() - fetched_s) * 1000
+        item.decode_ms = (perf_counter() - began_s) * 1000
         self._engine.submit(pixels, asks, item.settle)
+
+    @contextmanager
+    def _settling(self, item: Item) -> Iterator[None]:
+        """Whatever happens to an image, it settles, or comes again; its thread goes on."""
+        try:
+            yield
+        except HouseError as error:
+            item.house_waits += 1
+            pause_s = min(0.2 * 2**item.house_waits, _LONGEST_HOUSE_PAUSE_S)
+            log.warning("waiting", what="storage", error=str(error), pause_s=round(pause_s, 1))
+            self._later.put(item, pause_s * random.uniform(0.7, 1.3))
+        except ItemError as error:
+            self._failed(item, error)
+        except BaseException as error:
+            # Whatever a picture does to a library is that picture's failure, never this thread's.
+            log.exception("an image failed in a way that nothing foresaw", **_names(item))
+            item.settle(ItemError(f"{type(error).__name__}: {error}"))
 
     def _failed(self, item: Item, error: ItemError) -> None:
         item.tries += 1
@@ -78,8 +110,8 @@ class Intake:
 class _Later:
     """Items that wait for their next try; one thread gives them back when they are due."""
 
-    def __init__(self, items: SimpleQueue[Item]) -> None:
-        self._items = items
+    def __init__(self, start: Callable[[Item], None]) -> None:
+        self._start = start
         self._waiting: list[tuple[float, int, Item]] = []
         self._changed = Condition()
         self._order = count()
@@ -98,9 +130,9 @@ class _Later:
                     self._changed.wait(pause_s)
                     continue
                 _, _, item = heapq.heappop(self._waiting)
-            self._items.put(item)
+            self._start(item)
 
 
 def _names(item: Item) -> dict[str, object]:
     chunk = item.run.chunk
-    return {"job": chunk.job_id, "chunk": chunk.index, "image": chunk.images[item.position].uri}
+    return {"job": chunk.job_id, "chunk": chunk.index, "image": item.image.uri}

@@ -43,11 +43,9 @@ def settle(run: ChunkRun, engine: Engine, max_attempts: int, worker: str) -> Set
     rows = [_row(item, engine, worker, now) for item in run.items if item.position not in waiting]
     return Settled(
         rows=rows,
-        put_off=chunk.retry_of([chunk.images[item.position] for item in put_off]) if put_off else None,
+        put_off=chunk.retry_of([item.image for item in put_off]) if put_off else None,
         given_up=(
-            chunk.model_copy(update={"images": tuple(chunk.images[item.position] for item in transient)})
-            if last and transient
-            else None
+            chunk.model_copy(update={"images": tuple(item.image for item in transient)}) if last and transient else None
         ),
     )
 
@@ -90,7 +88,7 @@ def _row(item: Item, engine: Engine, worker: str, now: datetime) -> ResultRow:
             answers = _answers(item, item.answered, engine)
         except Exception as cause:
             error = ItemError(f"the model's answer cannot be read: {type(cause).__name__}: {cause}")
-    image = chunk.images[item.position]
+    image = item.image
     return ResultRow(
         job_id=chunk.job_id,
         index=chunk.index,

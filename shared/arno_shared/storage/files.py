@@ -4,7 +4,7 @@ import errno
 import os
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
@@ -25,19 +25,7 @@ class Files:
     def get(self, uri: str, *, version_id: str | None, etag: str | None, max_bytes: int | None) -> bytes:
         if version_id is not None:
             raise NotFound(f"files have no versions: {redact(uri)}")
-        try:
-            with open(path_of(uri), "rb", opener=_open_at_once) as file:
-                status = os.fstat(file.fileno())
-                if not stat.S_ISREG(status.st_mode):
-                    raise NotFound(f"not a file: {redact(uri)}")
-                check_etag(uri, etag, _etag(status))
-                check_size(uri, status.st_size, max_bytes)
-                data = file.read() if max_bytes is None else file.read(max_bytes + 1)
-        except (OSError, ValueError) as error:
-            raise _why_not_read(uri, error) from error
-        # Again, because a file may grow while it is read.
-        check_size(uri, len(data), max_bytes)
-        return data
+        return read_file(uri, str(path_of(uri)), etag, max_bytes)
 
     def put(self, uri: str, data: bytes, content_type: str) -> None:
         path = path_of(uri)
@@ -68,9 +56,51 @@ class Files:
             raise _why_not_read(prefix_uri, error) from error
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    """Not blocking: opening a pipe would otherwise wait for a writer."""
-    return os.open(path, flags | os.O_NONBLOCK)
+def read_file(
+    uri: str,
+    path: str,
+    etag: str | None,
+    max_bytes: int | None,
+    allowed: Callable[[str], None] | None = None,
+) -> bytes:
+    """The bytes of the file that `uri` names. `allowed` is given the path of the file once it is open, every link in
+    it resolved, and raises when it may not be read: nothing can be swapped in between.
+
+    Raises as `ObjectStore.get` does. Few system calls: each lets go of Python's lock, and other threads in.
+    """
+    try:
+        # Not blocking: opening a pipe would otherwise wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        try:
+            if allowed is not None:
+                allowed(_path_of_open_file(descriptor, path))
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise NotFound(f"not a file: {redact(uri)}")
+            check_etag(uri, etag, _etag(status))
+            check_size(uri, status.st_size, max_bytes)
+            data = _read_whole(descriptor, status.st_size)
+        finally:
+            os.close(descriptor)
+    except (OSError, ValueError) as error:
+        raise _why_not_read(uri, error) from error
+    return data
+
+
+def _read_whole(descriptor: int, size_bytes: int) -> bytes:
+    """As much as the file held when it was opened; less when it was cut short meanwhile."""
+    blocks, missing = [], size_bytes
+    while missing and (block := os.read(descriptor, missing)):
+        blocks.append(block)
+        missing -= len(block)
+    return b"".join(blocks)
+
+
+def _path_of_open_file(descriptor: int, path: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    except FileNotFoundError:  # no /proc, as on macOS
+        return os.path.realpath(path)
 
 
 def _walk(folder: str) -> Iterator[str]:

@@ -1,10 +1,8 @@
 """A plain engine: one thread that takes what is ready, up to a batch, and runs the replica on it."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
-from threading import Condition, Thread
+from threading import Thread
 from time import perf_counter
 from typing import Any
 
@@ -16,8 +14,12 @@ from arno_shared.messages import Prompt
 from arno_shared.results import Generation, ModelFacts
 from arno_workers.engine import Answer, Answered, Ask, Deliver, Pixels
 from arno_workers.engine.replica import Replica
+from arno_workers.handover import Handover
 
 log = get_logger(__name__)
+
+_LINGER_S = 0.002
+"""A batch takes far longer than this, and pictures come in flocks: waiting makes fewer and fuller batches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class _Work:
 class PlainEngine:
     def __init__(self, replica: Replica, max_batch_images: int, max_ready_images: int) -> None:
         self._replica = replica
-        self._ready = _ReadyQueue(max_ready_images)
+        self._ready: Handover[_Work] = Handover(max_ready_images)
         self._max_batch_images = max_batch_images
         self._thread = Thread(target=self._run, name="device", daemon=True)
         self._thread.start()
@@ -61,7 +63,7 @@ class PlainEngine:
         self._thread.join()
 
     def _run(self) -> None:
-        while batch := self._ready.take(self._max_batch_images):
+        while batch := self._ready.take(self._max_batch_images, _LINGER_S):
             self._annotate(batch)
 
     def _annotate(self, batch: Sequence[_Work]) -> None:
@@ -85,51 +87,3 @@ class PlainEngine:
         middle = len(batch) // 2
         self._annotate(batch[:middle])
         self._annotate(batch[middle:])
-
-
-class _ReadyQueue:
-    """Pictures that wait for the device: `put` blocks when full, `take` returns all there is, up to a batch.
-
-    A `SimpleQueue` does the handing over: it is written in C, and a picture that costs a millisecond to decode should
-    not cost a tenth of one to hand over. Python's own locks are taken only by those who find the queue full.
-    """
-
-    def __init__(self, max_images: int) -> None:
-        self._works: SimpleQueue[_Work | None] = SimpleQueue()
-        self._max_images = max_images
-        self._room = Condition()
-        self._blocked = 0
-
-    def put(self, work: _Work) -> None:
-        if self._works.qsize() >= self._max_images:
-            self._wait_for_room()
-        self._works.put(work)
-
-    def take(self, max_images: int) -> list[_Work]:
-        """Blocks until there is one; empty once the queue is closed and drained."""
-        first = self._works.get()
-        if first is None:
-            return []
-        batch = [first]
-        with suppress(Empty):
-            while len(batch) < max_images:
-                work = self._works.get_nowait()
-                if work is None:
-                    self._works.put(None)
-                    break
-                batch.append(work)
-        if self._blocked:
-            with self._room:
-                self._room.notify_all()
-        return batch
-
-    def close(self) -> None:
-        self._works.put(None)
-
-    def _wait_for_room(self) -> None:
-        with self._room:
-            self._blocked += 1
-            while self._works.qsize() >= self._max_images:
-                # Not for ever: room may have been made between the look and the wait.
-                self._room.wait(0.05)
-            self._blocked -= 1

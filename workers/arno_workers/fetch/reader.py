@@ -1,13 +1,21 @@
 """From an image's reference to its bytes."""
 
 import os
-from pathlib import Path
 
-from arno_shared.errors import ForbiddenPath, HouseError, InvalidUri, NotAnImage, SchemeNotAllowed, StorageRefused
+from arno_shared.errors import (
+    ForbiddenPath,
+    HouseError,
+    InvalidUri,
+    NotAnImage,
+    NotFound,
+    SchemeNotAllowed,
+    StorageRefused,
+)
 from arno_shared.messages import ImageRef
 from arno_shared.settings import LimitSettings
 from arno_shared.storage import ObjectStore
-from arno_shared.uris import file_uri, path_of, redact, scheme_of
+from arno_shared.storage.files import read_file
+from arno_shared.uris import path_of, redact, scheme_of
 from arno_workers.fetch.http import HttpFetcher
 from arno_workers.fetch.schemes import check_scheme
 
@@ -19,6 +27,8 @@ class ImageReader:
         self._store = store
         self._limits = limits
         self._http = HttpFetcher(limits)
+        self._roots = tuple(os.path.join(os.path.abspath(root), "") for root in limits.file_roots)
+        self._real_roots = tuple(os.path.join(os.path.realpath(root), "") for root in limits.file_roots)
 
     def read(self, image: ImageRef) -> bytes:
         """The bytes of an image: at least one, at most `limits.max_bytes`.
@@ -30,9 +40,9 @@ class ImageReader:
         check_scheme(scheme, self._limits)
         match scheme:
             case "s3":
-                data = self._stored(image, image.uri)
+                data = self._stored(image)
             case "file":
-                data = self._stored(image, file_uri(self._allowed_file(image.uri)))
+                data = self._file(image)
             case "http" | "https":
                 data = self._http.get(image.uri)
             case _:
@@ -41,21 +51,32 @@ class ImageReader:
             raise NotAnImage(f"empty: {redact(image.uri)[:200]} has no bytes")
         return data
 
-    def _stored(self, image: ImageRef, uri: str) -> bytes:
+    def _stored(self, image: ImageRef) -> bytes:
         try:
-            return self._store.get(uri, version_id=image.version_id, etag=image.etag, max_bytes=self._limits.max_bytes)
+            return self._store.get(
+                image.uri, version_id=image.version_id, etag=image.etag, max_bytes=self._limits.max_bytes
+            )
         except StorageRefused as error:
             # Arno's credentials are wrong or missing: no image is to blame, and none may fail for it.
             raise HouseError(str(error)) from error
 
-    def _allowed_file(self, uri: str) -> Path:
-        """The file behind `uri` with every link and `..` resolved, if it lies below a root."""
+    def _file(self, image: ImageRef) -> bytes:
+        if image.version_id is not None:
+            raise NotFound(f"files have no versions: {redact(image.uri)}")
         try:
-            path = Path(os.path.realpath(path_of(uri)))
-        except (OSError, ValueError):
-            raise InvalidUri(f"not a file's path: {redact(uri)[:200]!r}") from None
-        if not any(path.is_relative_to(os.path.realpath(root)) for root in self._limits.file_roots):
-            raise ForbiddenPath(f"{redact(uri)[:200]} is not below a folder of ARNO_LIMITS__FILE_ROOTS")
-        if os.path.exists(path) and not os.path.isfile(path):
-            raise ForbiddenPath(f"{redact(uri)[:200]} is not a file")
-        return path
+            path = os.path.normpath(path_of(image.uri))
+        except ValueError:
+            raise InvalidUri(f"not a file's path: {redact(image.uri)[:200]!r}") from None
+        # Before it is opened: opening a device may do something.
+        if not path.startswith((*self._roots, *self._real_roots)):
+            raise _outside(image.uri)
+
+        def check(real_path: str) -> None:
+            if not real_path.startswith(self._real_roots):
+                raise _outside(image.uri)
+
+        return read_file(image.uri, path, image.etag, self._limits.max_bytes, allowed=check)
+
+
+def _outside(uri: str) -> ForbiddenPath:
+    return ForbiddenPath(f"{redact(uri)[:200]} is not below a folder of ARNO_LIMITS__FILE_ROOTS")

@@ -12,7 +12,7 @@ end
 -- After the loss of a ledger, chunks that were in flight open their job again before its producer does.
 local origin, loose, its_prefix, its_format = unpack(redis.call('HMGET', JOB, 'origin', 'loose', 'prefix', 'format'))
 if origin == 'message' and not loose and its_prefix == prefix and its_format == format then
-  redis.call('HSET', JOB, 'origin', 'producer', 'terms', terms)
+  redis.call('HSET', JOB, 'origin', 'producer', 'terms', terms, 'sealed', '0')
   redis.call('ZADD', KEYS[7], now(), job_id)
 end
 local standing = redis.call('HGET', JOB, 'terms') or ''
