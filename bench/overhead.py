@@ -2,9 +2,9 @@
 
     python bench/overhead.py [--images 20000] [--plain-images 3000]
 
-Arno (chunks of 32) against plain Celery with one message an image (see plain_celery.py), in one run, on one Valkey, on
-the same 64 × 64 PNGs. Queues are filled first; the rate is taken between a tenth of the images and the last one, so that neither
-start-up nor publishing counts. CPU is that of the worker's process and its children.
+Arno (chunks of 32) against plain Celery with one message an image (see plain_celery.py), in one run, on one Valkey,
+on the same 64 × 64 PNGs. Queues are filled first; the rate is taken between a tenth of the images and the last one, so
+that neither start-up nor publishing counts. CPU is that of the worker's process and its children.
 """
 
 import argparse

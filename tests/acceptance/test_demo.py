@@ -112,7 +112,7 @@ def test_it_ends_well(tmp_path: Path) -> None:
     ],
 )
 def test_a_signal_in_the_middle_leaves_nothing(number: signal.Signals, when: str, tmp_path: Path) -> None:
-    with running_demo(tmp_path, "--workers", "1") as demo:
+    with running_demo(tmp_path, "--workers", "1", "--scenes", "40") as demo:
         demo.until(when)
         demo.process.send_signal(number)
         assert demo.end() == 128 + number, demo.text
@@ -124,7 +124,7 @@ def test_a_signal_in_the_middle_leaves_nothing(number: signal.Signals, when: str
 
 @pytest.mark.parametrize(("command", "name"), [("valkey-server", "valkey"), ("cpu0", "worker-cpu0")])
 def test_a_server_that_dies_in_the_middle_is_named_and_nothing_is_left(command: str, name: str, tmp_path: Path) -> None:
-    with running_demo(tmp_path, "--workers", "1") as demo:
+    with running_demo(tmp_path, "--workers", "1", "--scenes", "40") as demo:
         demo.until("3 prompts each")
         demo.child(command).kill()
         assert demo.end() == 1, demo.text
@@ -135,7 +135,7 @@ def test_a_server_that_dies_in_the_middle_is_named_and_nothing_is_left(command: 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
 def test_not_even_killing_the_demo_leaves_a_process(tmp_path: Path) -> None:
-    with running_demo(tmp_path, "--workers", "1") as demo:
+    with running_demo(tmp_path, "--workers", "1", "--scenes", "40") as demo:
         demo.until("are drawn and uploaded")
         demo.process.kill()
         demo.process.wait()

@@ -639,7 +639,7 @@ def test_what_is_not_a_plain_file(files: LimitSettings, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "root" / "socket"))
     for name in ("pipe", "socket"):
-        with pytest.raises(errors.ItemError, match="not a file|cannot be a file"):
+        with pytest.raises(errors.ItemError, match=r"not a file|cannot be a file"):
             _read(file_uri(tmp_path / "root" / name), files)
     with pytest.raises(errors.NotFound, match="not a file"):
         _read("file:///dev/zero", files.model_copy(update={"file_roots": (Path("/dev"),)}))

@@ -56,7 +56,7 @@ def test_a_folder_in_object_storage_is_downloaded_once_and_again_when_it_changes
     first = locate(settings, store)
     assert folder_revision(Path(first.source)) == folder_revision(BUNDLED / "arno-tiny")
     with monkeypatch.context() as patch:
-        patch.setattr(store, "get", lambda uri: pytest.fail(f"{uri} was downloaded again"))
+        patch.setattr(store, "download", lambda uri, _: pytest.fail(f"{uri} was downloaded again"))
         assert locate(settings, store) == first
 
     store.put(f"{model}/config.json", b"{}", "application/json")

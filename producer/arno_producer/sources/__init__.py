@@ -46,7 +46,7 @@ def _open(source: str, store: ObjectStore, columns: Columns) -> Iterator[ImageRe
     if scheme.lower() != "s3" or _ends(source, IMAGE_EXTENSIONS):
         return iter([image])
     if _ends(source, MANIFEST_EXTENSIONS):
-        return read_object(source, columns)
+        return read_object(source, store, columns)
     return bucket_images(source, store)
 
 

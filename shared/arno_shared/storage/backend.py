@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from arno_shared.errors import Changed, TooManyBytes
 from arno_shared.uris import redact
@@ -21,6 +21,8 @@ class Backend(Protocol):
     """One kind of storage. The methods and their errors are those of `ObjectStore`."""
 
     def get(self, uri: str, *, version_id: str | None, etag: str | None, max_bytes: int | None) -> bytes: ...
+
+    def download(self, uri: str, file: BinaryIO) -> None: ...
 
     def put(self, uri: str, data: bytes, content_type: str) -> None: ...
 

@@ -2,11 +2,13 @@
 
 import errno
 import os
+import shutil
 import stat
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import quote
 
 from arno_shared.errors import AccessDenied, ArnoError, HouseError, InvalidUri, NotFound, StorageRefused, Unavailable
@@ -26,6 +28,13 @@ class Files:
         if version_id is not None:
             raise NotFound(f"files have no versions: {redact(uri)}")
         return read_file(uri, str(path_of(uri)), etag, max_bytes)
+
+    def download(self, uri: str, file: BinaryIO) -> None:
+        try:
+            with path_of(uri).open("rb") as source:
+                shutil.copyfileobj(source, file)
+        except (OSError, ValueError) as error:
+            raise _why_not_read(uri, error) from error
 
     def put(self, uri: str, data: bytes, content_type: str) -> None:
         path = path_of(uri)

@@ -4,8 +4,10 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import BinaryIO
 
 import boto3
+from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from urllib3.exceptions import HTTPError
@@ -49,6 +51,11 @@ class S3:
                 data: bytes = answer["Body"].read()
                 return data
 
+    def download(self, uri: str, file: BinaryIO) -> None:
+        bucket, key = split_object(uri)
+        with self._reading(uri):
+            self.client.download_fileobj(bucket, key, file)
+
     def put(self, uri: str, data: bytes, content_type: str) -> None:
         bucket, key = split_object(uri)
         try:
@@ -76,7 +83,7 @@ class S3:
     def _reading(self, uri: str) -> Iterator[None]:
         try:
             yield
-        except (BotoCoreError, ClientError, HTTPError) as error:
+        except (Boto3Error, BotoCoreError, ClientError, HTTPError) as error:
             raise why_not_read(uri, self.client.meta.endpoint_url, error) from error
 
 

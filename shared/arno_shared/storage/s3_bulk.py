@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
 from threading import Lock
+from typing import BinaryIO
 
 import obstore
 from obstore.auth.boto3 import Boto3CredentialProvider
@@ -37,6 +38,9 @@ class BulkS3:
                 check_size(uri, answer.meta["size"], max_bytes)
                 return answer.bytes().to_bytes()
         return self._careful.get(uri, version_id=version_id, etag=etag, max_bytes=max_bytes)
+
+    def download(self, uri: str, file: BinaryIO) -> None:
+        self._careful.download(uri, file)
 
     def put(self, uri: str, data: bytes, content_type: str) -> None:
         bucket, key = split_object(uri)

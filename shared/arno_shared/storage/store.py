@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from functools import cached_property
 from threading import Lock
+from typing import BinaryIO
 
 from arno_shared.errors import InvalidUri
 from arno_shared.storage.backend import Backend, StoredObject
@@ -33,6 +34,10 @@ class ObjectStore:
         object is read), HttpError, Timeout, Throttled, Unavailable, ConnectionFailed.
         """
         return self._backend(uri).get(uri, version_id=version_id, etag=etag, max_bytes=max_bytes)
+
+    def download(self, uri: str, file: BinaryIO) -> None:
+        """Copies an object of any size to the end of `file`. Raises as `get` does."""
+        self._backend(uri).download(uri, file)
 
     def put(self, uri: str, data: bytes, content_type: str) -> None:
         """Write an object whole, in place of any that is there; when it returns, the object is durable.

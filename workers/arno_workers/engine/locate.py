@@ -7,11 +7,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from arno_shared.storage import ObjectStore
-
 from arno_shared.errors import ArnoError, ModelUnusable
 from arno_shared.logs import get_logger
 from arno_shared.settings import WorkerSettings
+from arno_shared.storage import ObjectStore
 
 log = get_logger(__name__)
 
@@ -78,7 +77,8 @@ def _download(uri: str, cache: Path, store: ObjectStore) -> Path:
             partial = Path(tempfile.mkdtemp(dir=cache))
             try:
                 for found in objects:
-                    (partial / found.uri.removeprefix(prefix)).write_bytes(store.get(found.uri))
+                    with (partial / found.uri.removeprefix(prefix)).open("wb") as file:
+                        store.download(found.uri, file)
                 # Renamed when it is whole, so that an interrupted download is never taken for a model.
                 if not folder.is_dir():
                     os.replace(partial, folder)

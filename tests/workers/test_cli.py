@@ -1,0 +1,54 @@
+"""`arno-worker` starts, or says in one line why not and ends with an error."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def _run(*options: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "arno_workers.cli", *options],
+        env={**os.environ, "ARNO_REDIS_URL": "redis://127.0.0.1:9/0", **env},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "env", "reason"),
+    [
+        (["--device", "cpu"], {"ARNO_WORKER__MODEL": "no-such-model"}, "there is no model 'no-such-model'"),
+        (["--device", "tpu"], {}, "--device is auto, cpu or cuda, not 'tpu'"),
+        (["--device", "cuda"], {"CUDA_VISIBLE_DEVICES": ""}, "there is no NVIDIA GPU here"),
+        (["--device", "cpu"], {"ARNO_WORKER__CHUNKS_IN_FLIGHT": "0"}, "worker.chunks_in_flight"),
+        (["--device", "cpu"], {"ARNO_WORKER__MODLE": "x"}, "worker.modle"),
+    ],
+)
+def test_what_cannot_be_started_says_why(options: list[str], env: dict[str, str], reason: str) -> None:
+    done = _run(*options, **env)
+    assert done.returncode == 1
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_model_that_does_not_load_ends_the_worker(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "florence2"}')
+    (tmp_path / "model.safetensors").write_bytes(b"no weights")
+    done = _run("--device", "cpu", ARNO_WORKER__MODEL=str(tmp_path))
+    assert done.returncode == 1
+    assert f"the model '{tmp_path}' cannot be loaded" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_each_gpu_gets_a_process_that_sees_it_alone_and_one_that_fails_ends_all(tmp_path: Path) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nprintf '0\\n1\\n'\n")
+    tool.chmod(0o755)
+    done = _run("--device", "cuda", PATH=f"{tmp_path}:{os.environ['PATH']}", ARNO_WORKER__MODEL="no-such-model")
+    assert done.returncode == 1
+    # Both processes started, and each says for itself what is wrong.
+    assert done.stderr.count("arno-worker: ") >= 1
