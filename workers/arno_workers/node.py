@@ -3,8 +3,6 @@
 import socket
 from threading import Event, Thread
 
-from arno_shared.storage import ObjectStore
-
 from arno_shared.broker import Sender, release_due
 from arno_shared.dead_letters import DeadLetters
 from arno_shared.errors import HouseError
@@ -12,6 +10,7 @@ from arno_shared.ledger import Ledger
 from arno_shared.logs import get_logger
 from arno_shared.redis_client import connect
 from arno_shared.settings import Settings
+from arno_shared.storage import ObjectStore
 from arno_workers.app import run_worker, worker_app
 from arno_workers.engine.start import start_engine
 from arno_workers.fetch.reader import ImageReader

@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any, TypeVar
 
-from arno_shared.storage import ObjectStore
-
 from arno_shared.dead_letters import DeadLetter, DeadLetters, LetterKind
 from arno_shared.errors import ArnoError
 from arno_shared.ledger import Ledger, Verdict
@@ -19,6 +17,7 @@ from arno_shared.messages import Chunk, Output, TaskMessage, parse_message, raw_
 from arno_shared.names import Lane, check_job_id, part_uri
 from arno_shared.parts import CONTENT_TYPES, encode_part
 from arno_shared.settings import Settings
+from arno_shared.storage import ObjectStore
 from arno_shared.uris import redact
 from arno_workers.chunk_run import ChunkRun
 from arno_workers.engine import Engine
