@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import boto3
 from boto3.exceptions import Boto3Error
@@ -37,13 +37,13 @@ class S3:
 
     def get(self, uri: str, *, version_id: str | None, etag: str | None, max_bytes: int | None) -> bytes:
         bucket, key = split_object(uri)
+        pins: dict[str, Any] = {}
+        if version_id is not None:
+            pins["VersionId"] = version_id
+        if etag is not None:
+            pins["IfMatch"] = f'"{bare_etag(etag)}"'
         with self._reading(uri):
-            answer = self.client.get_object(
-                Bucket=bucket,
-                Key=key,
-                **({"VersionId": version_id} if version_id is not None else {}),
-                **({"IfMatch": f'"{bare_etag(etag)}"'} if etag is not None else {}),
-            )
+            answer = self.client.get_object(Bucket=bucket, Key=key, **pins)
             # Closed, not drained: what is over the limit is never read.
             with answer["Body"]:
                 check_etag(uri, etag, answer.get("ETag", ""))
