@@ -49,3 +49,11 @@ def test_a_stopping_worker_gives_up_once_its_time_is_up() -> None:
 
 def test_a_worker_that_is_not_stopping_is_never_out_of_time() -> None:
     Drain(0).check()
+
+
+def test_once_nothing_can_finish_any_more_the_time_is_up_at_once() -> None:
+    drain = Drain(60)
+    drain.begin()
+    drain.end_now()
+    with pytest.raises(Drained):
+        drain.check()

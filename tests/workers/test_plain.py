@@ -1,6 +1,6 @@
 """The plain engine batches across its callers, and keeps a bad picture's trouble to itself."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import Event, Thread
 from typing import Any
 
@@ -31,6 +31,17 @@ class EchoReplica(NullReplica):
         ]
 
 
+def _engine(
+    replica: NullReplica,
+    max_batch_images: int,
+    max_ready_images: int = 100,
+    on_broken: Callable[[], None] | None = None,
+) -> PlainEngine:
+    return PlainEngine(
+        replica, max_batch_images, max_ready_images, on_broken or (lambda: pytest.fail("the replica is not broken"))
+    )
+
+
 class Deliveries:
     def __init__(self, expected: int) -> None:
         self.of: dict[Any, list[Answered | ItemError]] = {}
@@ -59,7 +70,7 @@ ASKS = [Ask("one", 8), Ask("two", 8)]
 
 def test_pictures_of_different_callers_share_a_batch_and_get_their_own_answers() -> None:
     replica = EchoReplica()
-    engine = PlainEngine(replica, max_batch_images=4, max_ready_images=100)
+    engine = _engine(replica, 4, 100)
     deliveries = _submit_all(engine, [f"p{n}" for n in range(9)], ASKS)
     replica.may_run.set()
     assert deliveries.all_there.wait(30)
@@ -74,7 +85,7 @@ def test_pictures_of_different_callers_share_a_batch_and_get_their_own_answers()
 
 def test_a_picture_that_breaks_its_batch_fails_alone() -> None:
     replica = EchoReplica()
-    engine = PlainEngine(replica, max_batch_images=16, max_ready_images=100)
+    engine = _engine(replica, 16, 100)
     pictures = [f"p{n}" for n in range(7)] + ["poison"] + [f"q{n}" for n in range(5)]
     deliveries = _submit_all(engine, pictures, ASKS)
     replica.may_run.set()
@@ -88,7 +99,7 @@ def test_a_picture_that_breaks_its_batch_fails_alone() -> None:
 
 def test_submitting_blocks_while_too_many_pictures_wait() -> None:
     replica = EchoReplica()
-    engine = PlainEngine(replica, max_batch_images=1, max_ready_images=2)
+    engine = _engine(replica, 1, 2)
     deliveries = Deliveries(10)
     through: list[int] = []
 
@@ -111,14 +122,14 @@ def test_submitting_blocks_while_too_many_pictures_wait() -> None:
 def test_closing_answers_what_was_submitted_first() -> None:
     replica = EchoReplica()
     replica.may_run.set()
-    engine = PlainEngine(replica, max_batch_images=2, max_ready_images=100)
+    engine = _engine(replica, 2, 100)
     deliveries = _submit_all(engine, [f"p{n}" for n in range(20)], ASKS)
     engine.close()
     assert deliveries.all_there.is_set()
 
 
 def test_the_null_replica_answers_every_ask() -> None:
-    engine = PlainEngine(NullReplica(), 8, 8)
+    engine = _engine(NullReplica(), 8, 8)
     deliveries = Deliveries(1)
     engine.submit(engine.prepare(Image.new("RGB", (4, 4))), ASKS, deliveries.for_("p"))
     assert deliveries.all_there.wait(30)
@@ -131,7 +142,7 @@ def test_the_null_replica_answers_every_ask() -> None:
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
 def test_every_picture_may_be_bad(count: int) -> None:
     replica = EchoReplica()
-    engine = PlainEngine(replica, max_batch_images=8, max_ready_images=100)
+    engine = _engine(replica, 8, 100)
     deliveries = Deliveries(count)
     for number in range(count):
         engine.submit("poison", ASKS, deliveries.for_(number))
@@ -139,3 +150,29 @@ def test_every_picture_may_be_bad(count: int) -> None:
     assert deliveries.all_there.wait(30)
     assert all(isinstance(outcomes[0], ModelFailed) for outcomes in deliveries.of.values())
     engine.close()
+
+
+class BrokenReplica(EchoReplica):
+    """Answers nothing, and no blank picture either, as a device that is lost."""
+
+    def annotate(self, pictures: Sequence[Pixels], asks: Sequence[Sequence[Ask]]) -> list[tuple[Answer, ...]]:
+        raise RuntimeError("device lost")
+
+    def warm_up(self) -> None:
+        raise RuntimeError("device lost")
+
+
+def test_a_replica_that_is_broken_fails_no_picture_and_says_so_once() -> None:
+    calls: list[None] = []
+    told = Event()
+
+    def on_broken() -> None:
+        calls.append(None)
+        told.set()
+
+    engine = _engine(BrokenReplica(), 4, 100, on_broken)
+    deliveries = _submit_all(engine, [f"p{n}" for n in range(9)], ASKS)
+    assert told.wait(30)
+    engine.close()
+    assert len(calls) == 1
+    assert not deliveries.of

@@ -1,5 +1,7 @@
 """One worker process: one device, one replica, one Celery consumer."""
 
+import os
+import signal
 import socket
 from threading import Event, Thread
 
@@ -25,14 +27,25 @@ _RELEASE_EVERY_S = 1.0
 
 
 def run_node(settings: Settings, device: str, name: str) -> int:
-    """Loads and warms the replica, then works until SIGTERM; the exit code. Raises ModelUnusable, MissingExtra."""
+    """Loads and warms the replica, then works until SIGTERM; the exit code, which is 1 when the replica broke.
+
+    Raises ModelUnusable, MissingExtra.
+    """
     worker = f"{name}@{socket.gethostname()}"
     store = ObjectStore(connections=settings.worker.fetch_threads)
-    engine = start_engine(settings.worker, device, store)
+    drain = Drain(settings.worker.drain_s)
+    broken = Event()
+
+    def stop_broken() -> None:
+        """A replica that cannot answer takes no more work: chunks in hand go back, for others to do."""
+        broken.set()
+        drain.end_now()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    engine = start_engine(settings.worker, device, store, stop_broken)
     redis = connect(settings)
     ledger = Ledger(redis, settings)
     dead_letters = DeadLetters(redis, settings.dead_letters.max_letters)
-    drain = Drain(settings.worker.drain_s)
     pipeline = Pipeline(
         ledger=ledger,
         dead_letters=dead_letters,
@@ -51,7 +64,8 @@ def run_node(settings: Settings, device: str, name: str) -> int:
     Thread(target=_release, args=(ledger, Sender(app), stopping), name="release-due", daemon=True).start()
     log.info("worker starts", worker=worker, device=device)
     try:
-        return run_worker(app, settings, worker, drain.begin)
+        code = run_worker(app, settings, worker, drain.begin)
+        return 1 if broken.is_set() else code
     finally:
         stopping.set()
         log.info("worker stopped", worker=worker)

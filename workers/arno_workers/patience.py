@@ -30,7 +30,14 @@ class Drain:
         self._deadline_s = float("inf")
 
     def begin(self) -> None:
-        self._deadline_s = monotonic() + self._grace_s
+        self._end_at(monotonic() + self._grace_s)
+
+    def end_now(self) -> None:
+        """For when nothing in flight can finish any more."""
+        self._end_at(monotonic())
+
+    def _end_at(self, deadline_s: float) -> None:
+        self._deadline_s = min(self._deadline_s, deadline_s)
         self._begun.set()
 
     def check(self) -> None:

@@ -25,5 +25,8 @@ class NullReplica:
     def annotate(self, pictures: Sequence[Pixels], asks: Sequence[Sequence[Ask]]) -> list[tuple[Answer, ...]]:
         return [(_NOTHING,) * len(prompts) for prompts in asks]
 
+    def warm_up(self) -> None:
+        pass
+
     def parse(self, prompt: Prompt, answer: Answer, width: int, height: int) -> Any:
         return None

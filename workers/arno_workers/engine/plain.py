@@ -1,6 +1,6 @@
 """A plain engine: one thread that takes what is ready, up to a batch, and runs the replica on it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Thread
 from time import perf_counter
@@ -31,10 +31,14 @@ class _Work:
 
 
 class PlainEngine:
-    def __init__(self, replica: Replica, max_batch_images: int, max_ready_images: int) -> None:
+    def __init__(
+        self, replica: Replica, max_batch_images: int, max_ready_images: int, on_broken: Callable[[], None]
+    ) -> None:
+        """`on_broken` is called once, when the replica itself fails: from then on nothing is answered."""
         self._replica = replica
         self._ready: Handover[_Work] = Handover(max_ready_images)
         self._max_batch_images = max_batch_images
+        self._on_broken = on_broken
         self._thread = Thread(target=self._run, name="device", daemon=True)
         self._thread.start()
 
@@ -63,13 +67,19 @@ class PlainEngine:
         self._thread.join()
 
     def _run(self) -> None:
-        while batch := self._ready.take(self._max_batch_images, _LINGER_S):
-            self._annotate(batch)
+        try:
+            while batch := self._ready.take(self._max_batch_images, _LINGER_S):
+                self._annotate(batch)
+        except Exception:
+            log.exception("the replica is broken: it fails on a blank picture too")
+            self._on_broken()
 
     def _annotate(self, batch: Sequence[_Work]) -> None:
         began_s = perf_counter()
         try:
             answers = self._replica.annotate([work.pixels for work in batch], [work.asks for work in batch])
+            if len(answers) != len(batch):
+                raise RuntimeError(f"{len(answers)} answers to {len(batch)} pictures")
         except Exception as error:
             self._blame(batch, error)
             return
@@ -78,8 +88,12 @@ class PlainEngine:
             work.deliver(Answered(given, (began_s - work.submitted_s) * 1000, model_ms))
 
     def _blame(self, batch: Sequence[_Work], error: Exception) -> None:
-        """A batch that fails is halved until the picture that breaks it stands alone."""
+        """A batch that fails is halved until the picture that breaks it stands alone.
+
+        Raises what the replica raises on a blank picture: then no picture is to blame, and none may fail for it.
+        """
         if len(batch) == 1:
+            self._replica.warm_up()
             log.error("the model failed on one picture", error=repr(error))
             failure: ItemError = ModelFailed(f"the model failed on this picture: {type(error).__name__}: {error}")
             batch[0].deliver(failure)

@@ -1,5 +1,7 @@
 """Starts the engine that the settings ask for."""
 
+from collections.abc import Callable
+
 from arno_shared.errors import MissingExtra, ModelUnusable
 from arno_shared.logs import get_logger
 from arno_shared.settings import WorkerSettings
@@ -13,13 +15,13 @@ from arno_workers.engine.replica import Replica
 log = get_logger(__name__)
 
 
-def start_engine(settings: WorkerSettings, device: str, store: ObjectStore) -> Engine:
+def start_engine(settings: WorkerSettings, device: str, store: ObjectStore, on_broken: Callable[[], None]) -> Engine:
     """Loads and warms a replica on `device` (`cpu`, `cuda`, or `auto`) before it returns.
 
-    Raises ModelUnusable, MissingExtra.
+    `on_broken` is called when the replica fails for good later on. Raises ModelUnusable, MissingExtra.
     """
     replica: Replica = NullReplica() if settings.engine == "null" else _florence(settings, device, store)
-    return PlainEngine(replica, settings.max_batch_images, settings.max_ready_images)
+    return PlainEngine(replica, settings.max_batch_images, settings.max_ready_images, on_broken)
 
 
 def _florence(settings: WorkerSettings, device: str, store: ObjectStore) -> Replica:
