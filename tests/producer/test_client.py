@@ -147,11 +147,11 @@ def test_memory_does_not_grow_with_the_job(settings: Settings, hand: Hand) -> No
     producer.submit(images(1000), "<OD>")
     hand.take_all()
     tracemalloc.start()
-    producer.submit((f"s3://b/{n:0100}.jpg" for n in range(20_000)), "<OD>")
+    producer.submit((f"s3://b/{n:0100}.jpg" for n in range(50_000)), "<OD>")
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    # All of them are 10 MB and more; a chunk, and its copies on the way to the wire, are a few.
-    assert peak_bytes < 4e6
+    # All of them are 25 MB and more; a chunk, its copies on the way to the wire, and servers in other threads are less.
+    assert peak_bytes < 15e6
 
 
 def test_a_source_is_read_no_further_than_its_block(settings: Settings, hand: Hand) -> None:

@@ -12,6 +12,7 @@ from arno_shared.dead_letters import DeadLetter, LetterKind
 from arno_shared.errors import InvalidMessage
 from arno_shared.messages import (
     MAX_CHUNK_IMAGES,
+    MAX_CHUNKS,
     MAX_PROMPTS,
     Chunk,
     ImageRef,
@@ -172,7 +173,7 @@ def test_an_empty_message_names_both_required_fields() -> None:
         ("job_id", "a" * 129, "job_id"),
         ("job_id", 7, "job_id"),
         ("index", -1, "index"),
-        ("index", 2**32, "index"),
+        ("index", MAX_CHUNKS, "index"),
         ("index", "twelve", "index"),
         ("attempt", 0, "attempt"),
         ("attempt", 1001, "attempt"),
@@ -258,7 +259,7 @@ chunks = st.builds(
         Output, prefix=st.just(PREFIX), format=st.sampled_from(["jsonl", "parquet"]), inline=st.booleans()
     ),
     job_id=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", fullmatch=True),
-    index=st.integers(0, 2**32 - 1),
+    index=st.integers(0, MAX_CHUNKS - 1),
     attempt=st.integers(1, 1000),
 )
 
