@@ -142,9 +142,12 @@ def parse_message(args: Sequence[Any], kwargs: Mapping[str, Any]) -> TaskMessage
 
 def describe_invalid(error: ValidationError) -> str:
     """Pydantic's findings in one line, without the input values (they may hold secrets)."""
+    findings = error.errors(include_url=False, include_input=False)
+    # A list whose items are wrong is called too short as well.
+    telling = [finding for finding in findings if finding["type"] != "too_short"] or findings
     return "; ".join(
         f"{'.'.join(map(str, finding['loc'])) or 'message'}: {finding['msg'].removeprefix('Value error, ')}"
-        for finding in error.errors(include_url=False, include_input=False)[:5]
+        for finding in telling[:5]
     )
 
 

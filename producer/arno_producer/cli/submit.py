@@ -131,17 +131,18 @@ def _says_how_to_go_on(producer: "Producer", job_id: str) -> Iterator[None]:
         yield
     except JobConflict:
         raise
-    except BaseException:
-        if _may_be_open(producer, job_id):
+    except BaseException as error:
+        if _may_be_open(producer, job_id, error):
             say(f"Job {job_id} is not submitted whole: give the same images with --job-id {job_id} to go on with it.")
         raise
 
 
-def _may_be_open(producer: "Producer", job_id: str) -> bool:
+def _may_be_open(producer: "Producer", job_id: str, error: BaseException) -> bool:
     try:
         producer.ledger.status(job_id)
     except JobNotFound:
         return False
     except HouseError:
-        return True
+        # Nobody can say now. What was wrong with the call itself stopped it before anything was sent.
+        return not isinstance(error, InvalidRequest)
     return True
