@@ -26,7 +26,7 @@ _LONGEST_HOUSE_PAUSE_S = 10.0
 
 
 class Intake:
-    """Fetchers wait for the network, and are many; decoders need the processor, and are as many as its cores.
+    """Fetchers wait for the network, and are many; decoders need the processor, and are as many as its cores but one.
 
     Local files go straight to the decoders: reading one is not worth the change of threads.
     """
@@ -39,7 +39,7 @@ class Intake:
         self._later = _Later(self._start)
         for number in range(settings.worker.fetch_threads):
             Thread(target=self._fetch, name=f"fetch-{number}", daemon=True).start()
-        for number in range(os.cpu_count() or 1):
+        for number in range(_decoders()):
             Thread(target=self._decode, name=f"decode-{number}", daemon=True).start()
 
     def add(self, run: ChunkRun) -> None:
@@ -105,6 +105,11 @@ class Intake:
             self._later.put(item, self._retries.backoff_s * 2 ** (item.tries - 1) * random.uniform(0.5, 1.5))
         else:
             item.settle(error)
+
+
+def _decoders() -> int:
+    """A core is left to the thread that owns the device: it is what must never wait."""
+    return max(1, (os.cpu_count() or 1) - 1)
 
 
 class _Later:

@@ -58,6 +58,7 @@ class Outcome:
 class Ledger:
     def __init__(self, redis: RedisClient, settings: Settings) -> None:
         self._redis = redis
+        self._scripts: dict[str, Any] = {}
         self._retention_s = settings.ledger_retention_s
         self._max_events = settings.topic.max_events
         self._max_letters = settings.dead_letters.max_letters
@@ -223,9 +224,10 @@ class Ledger:
             self._redis.zrem(DELAYED, due.member)
 
     def _run(self, script: str, job_id: str, more_keys: list[str], *args: Any) -> Any:
-        registered = self._redis.register_script(_script("settle") + _script(script))
+        if script not in self._scripts:
+            self._scripts[script] = self._redis.register_script(_script("settle") + _script(script))
         with redis_away():
-            return registered(keys=[*job_keys(job_id), *more_keys], args=args)
+            return self._scripts[script](keys=[*job_keys(job_id), *more_keys], args=args)
 
 
 @dataclass(frozen=True, slots=True)
