@@ -52,7 +52,7 @@ def test_scenes_in_s3_are_annotated_in_s3_and_announced(
         for answer in row.prompts
         if answer.task == "<CAPTION>"
     )
-    assert right >= 8
+    assert right >= 11
     assert all((row.image.width, row.image.height, row.image.format) == (256, 256, "PNG") for row in rows.values())
     ((_, event),) = TopicReader(producer.redis, "g", "c").read()
     assert event.data.result_uri == f"s3://{bucket}/out/part-000000000.jsonl"
