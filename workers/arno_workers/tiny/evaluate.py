@@ -13,6 +13,7 @@ from transformers import Florence2ForConditionalGeneration, Florence2Processor
 from arno_shared.scenes import Scene, draw, make_scene, matches
 from arno_shared.scenes.scoring import box_overlaps, labels_match
 from arno_shared.scenes.tasks import CAPTION, OCR, OD
+from arno_workers.engine.locate import BUNDLED
 from arno_workers.tiny.model import PICTURE_PX
 
 _BATCH = 20
@@ -83,7 +84,7 @@ def _share(answered: list[tuple[Scene, object]], task: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--model", type=Path, default=BUNDLED / "arno-tiny")
     parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--first-seed", type=int, default=0)
     chosen = parser.parse_args()
