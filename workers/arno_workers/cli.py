@@ -55,7 +55,8 @@ def run_each(wanted: list[Device]) -> int:
     """A process for each device. When one fails, the others drain, and its exit code is returned."""
     children = [
         subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "arno_workers.cli", "--device", "cuda", "--gpus", str(device.gpu)]
+            [sys.executable, "-m", "arno_workers.cli", "--device", "cuda", "--gpus", str(device.gpu)],
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": str(device.gpu)},
         )
         for device in wanted
     ]
