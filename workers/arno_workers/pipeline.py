@@ -92,6 +92,12 @@ class Pipeline:
         while not run.settled.wait(timeout=1.0):
             self._drain.check()
         settled = settle(run, self._engine, self._settings.retries.max_attempts, self._worker)
+        if (settled.put_off or settled.given_up) and self._until_back(
+            lambda: self._ledger.is_committed(chunk), "the ledger"
+        ):
+            # The same message came twice, and the other run had better luck: its rows must not be overwritten.
+            log.info("chunk dropped", job=chunk.job_id, chunk=chunk.index, why="committed meanwhile")
+            return
         result_uri = part_uri(chunk.output.prefix, chunk.index, chunk.attempt, chunk.output.format)
         data = encode_part(settled.rows, chunk.output.format)
         content_type = CONTENT_TYPES[chunk.output.format]

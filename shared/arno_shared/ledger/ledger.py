@@ -18,6 +18,7 @@ from arno_shared.names import (
     JOBS,
     TOPIC,
     Lane,
+    attempt_field,
     delayed_member,
     job_keys,
     split_delayed_member,
@@ -121,6 +122,13 @@ class Ledger:
                 *_pairs(outcome.failed_by_code),
             )
         )
+
+    def is_committed(self, chunk: Chunk) -> bool:
+        keys = job_keys(chunk.job_id)
+        with redis_away():
+            if chunk.attempt == 1:
+                return bool(self._redis.getbit(keys.committed, chunk.index))
+            return bool(self._redis.sismember(keys.retried, attempt_field(chunk.index, chunk.attempt)))
 
     def bury(self, chunk: Chunk, letter: DeadLetter) -> bool:
         """Gives the whole chunk up: it has no result object. Returns whether this call was the one."""

@@ -20,7 +20,5 @@ REGION_TO_CATEGORY: Final = "<REGION_TO_CATEGORY>"
 REGION_TO_DESCRIPTION: Final = "<REGION_TO_DESCRIPTION>"
 REGION_TO_OCR: Final = "<REGION_TO_OCR>"
 
-PLAIN_TASKS: Final = tuple(task.token for task in TASKS.values() if task.takes is Takes.NOTHING)
 TEXT_TASKS: Final = tuple(task.token for task in TASKS.values() if task.takes is Takes.TEXT)
 REGION_TASKS: Final = tuple(task.token for task in TASKS.values() if task.takes is Takes.REGION)
-ALL_TASKS: Final = tuple(TASKS)
