@@ -7,7 +7,7 @@ from typing import TypeAlias, TypeVar
 from pydantic import ValidationError
 
 from arno_shared.errors import InvalidRequest
-from arno_shared.messages import Chunk, ImageRef, Output, Prompt, describe_invalid
+from arno_shared.messages import Chunk, GenerationOptions, ImageRef, Output, Prompt, describe_invalid
 
 Image: TypeAlias = ImageRef | str | Mapping[str, str | None]
 """A URI, or the fields of an `ImageRef`."""
@@ -16,7 +16,12 @@ T = TypeVar("T")
 
 
 def cut(
-    images: Iterable[Image], prompts: tuple[Prompt, ...], output: Output, job_id: str, chunk_images: int
+    images: Iterable[Image],
+    prompts: tuple[Prompt, ...],
+    output: Output,
+    generation: GenerationOptions,
+    job_id: str,
+    chunk_images: int,
 ) -> Iterator[Chunk]:
     """Chunks of `chunk_images`, numbered from 0, the last one shorter. Lazy: holds one chunk at a time.
 
@@ -28,7 +33,9 @@ def cut(
         if not batch:
             return
         # Built without validation: its parts are validated, and there may be millions.
-        yield Chunk.model_construct(images=batch, prompts=prompts, output=output, job_id=job_id, index=index)
+        yield Chunk.model_construct(
+            images=batch, prompts=prompts, output=output, generation=generation, job_id=job_id, index=index
+        )
 
 
 def blocks(chunks: Iterable[Chunk], block_chunks: int) -> Iterator[list[Chunk]]:

@@ -18,7 +18,7 @@ from arno_shared.dead_letters import DeadLetters, FiledLetter, LetterKind
 from arno_shared.errors import InvalidRequest, JobConflict
 from arno_shared.ledger import JobState, Ledger
 from arno_shared.logs import get_logger
-from arno_shared.messages import Chunk, Output, Prompt, Prompts, describe_invalid
+from arno_shared.messages import Chunk, GenerationOptions, Output, Prompt, Prompts, describe_invalid
 from arno_shared.names import Lane, check_job_id
 from arno_shared.redis_client import connect
 from arno_shared.settings import Settings
@@ -26,6 +26,7 @@ from arno_shared.storage import ObjectStore
 
 PromptLike: TypeAlias = Prompt | str | Mapping[str, Any]
 OutputLike: TypeAlias = Output | str | Mapping[str, Any]
+GenerationLike: TypeAlias = GenerationOptions | Mapping[str, Any]
 
 log = get_logger(__name__)
 
@@ -54,6 +55,7 @@ class Producer:
         prompts: PromptLike | Sequence[PromptLike],
         *,
         output: OutputLike | None = None,
+        generation: GenerationLike | None = None,
         job_id: str | None = None,
         lane: Lane | str = Lane.BULK,
     ) -> Job:
@@ -71,15 +73,16 @@ class Producer:
         terms = JobTerms(
             prompts=_valid_prompts(prompts),
             output=self._output(output, job_id),
+            generation=_valid_generation(generation),
             chunk_images=self.settings.producer.chunk_images,
         )
-        chunks = cut(images, terms.prompts, terms.output, job_id, terms.chunk_images)
+        chunks = cut(images, terms.prompts, terms.output, terms.generation, job_id, terms.chunk_images)
         first = next(chunks, None)
         if first is None:
             raise InvalidRequest("no images were given")
         manifest = Manifest(self.store, job_id, terms)
         manifest.claim_prefix()
-        resumed = self.ledger.open(job_id, terms.model_dump_json(), terms.output, lane)
+        resumed = self.ledger.open(job_id, terms.text(), terms.output, lane)
         self._enqueue(chain([first], chunks), manifest, lane, resumed=resumed)
         return self.job(job_id)
 
@@ -166,6 +169,13 @@ def _valid_prompts(prompts: PromptLike | Sequence[PromptLike]) -> tuple[Prompt, 
     except ValidationError as error:
         raise InvalidRequest(f"prompts: {describe_invalid(error)}") from None
     return valid
+
+
+def _valid_generation(generation: GenerationLike | None) -> GenerationOptions:
+    try:
+        return GenerationOptions.model_validate({} if generation is None else generation)
+    except ValidationError as error:
+        raise InvalidRequest(f"generation: {describe_invalid(error)}") from None
 
 
 def _arguments(raw: str) -> tuple[list[Any], dict[str, Any]] | None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from arno_shared.errors import JobConflict, NotFound
-from arno_shared.messages import SCHEMA_VERSION, Chunk, Output, Prompt, WireModel
+from arno_shared.messages import SCHEMA_VERSION, Chunk, GenerationOptions, Output, Prompt, WireModel
 from arno_shared.names import job_record_uri, manifest_uri
 from arno_shared.storage import ObjectStore
 
@@ -18,7 +18,13 @@ class JobTerms(WireModel):
 
     prompts: tuple[Prompt, ...]
     output: Output
+    generation: GenerationOptions = GenerationOptions()
     chunk_images: int
+
+    def text(self) -> str:
+        """As the ledger keeps it, and compares it to the byte: what was opened before there were generation options
+        must still be the same."""
+        return self.model_dump_json(exclude={"generation"} if self.generation == GenerationOptions() else None)
 
 
 class JobRecord(WireModel):

@@ -21,6 +21,8 @@ SCHEMA_VERSION = 1
 
 MAX_CHUNK_IMAGES = 1024
 MAX_PROMPTS = 64
+MAX_BEAMS = 16
+MAX_NEW_TOKENS = 4096
 MAX_CHUNKS = 2**27
 """Chunks in a job: a ledger bitmap of at most 16 MB, whatever a message says."""
 
@@ -91,6 +93,15 @@ class Output(WireModel):
         return {"prefix": value} if isinstance(value, str) else value
 
 
+class GenerationOptions(WireModel):
+    """How answers are generated, where that is not left to the checkpoint and to each task."""
+
+    num_beams: int | None = Field(default=None, ge=1, le=MAX_BEAMS)
+    """1 is greedy. None: the checkpoint's own."""
+    max_new_tokens: int | None = Field(default=None, ge=2, le=MAX_NEW_TOKENS)
+    """A limit for every prompt of the job, in place of each task's own. None: the task's."""
+
+
 def _as_sequence(value: Any) -> Any:
     return [value] if isinstance(value, str | Mapping | BaseModel) else value
 
@@ -107,6 +118,7 @@ class TaskMessage(WireModel):
     images: Images
     prompts: Prompts
     output: Output | None = None
+    generation: GenerationOptions = GenerationOptions()
     job_id: Annotated[str, AfterValidator(check_job_id)] | None = None
     index: int | None = Field(default=None, ge=0, lt=MAX_CHUNKS)
     attempt: int = Field(default=1, ge=1, le=1000)
@@ -160,6 +172,7 @@ class Chunk(WireModel):
     images: tuple[ImageRef, ...]
     prompts: tuple[Prompt, ...]
     output: Output
+    generation: GenerationOptions = GenerationOptions()
     job_id: str
     index: int
     attempt: int = 1

@@ -52,6 +52,9 @@ def _to_columns(row: ResultRow) -> dict[str, Any]:
     for prompt in columns["prompts"]:
         prompt["parsed"] = json.dumps(prompt["parsed"], ensure_ascii=False)
         prompt["region"] = prompt["region"] and list(prompt["region"])
+    if generation := columns["generation"]:
+        # A column has one type: "true", "false" and "never", which `Generation` reads as they stand.
+        generation["early_stopping"] = str(generation["early_stopping"]).lower()
     return columns
 
 
@@ -76,6 +79,11 @@ def _parquet_schema() -> "pa.Schema":
         "prompt": text,
         "raw": text,
         "parsed": text,
+        "tokens": whole,
+        "truncated": pa.bool_(),
+        "score": real,
+        "confidences": pa.list_(real),
+        "repetitive": pa.bool_(),
     }
     columns: dict[str, Any] = {
         "job_id": text,
@@ -84,14 +92,14 @@ def _parquet_schema() -> "pa.Schema":
         "image": struct({**image, "width": whole, "height": whole, "format": text}),
         "status": text,
         "error": struct({"code": text, "message": text}),
-        "prompts": pa.list_(struct({**prompt, "tokens": whole, "truncated": pa.bool_()})),
+        "prompts": pa.list_(struct(prompt)),
         "model": struct({"id": text, "revision": text, "dtype": text}),
         "generation": struct(
             {
                 "num_beams": whole,
                 "no_repeat_ngram_size": whole,
                 "length_penalty": real,
-                "early_stopping": pa.bool_(),
+                "early_stopping": text,
             }
         ),
         "timings": struct(dict.fromkeys(("fetch_ms", "decode_ms", "wait_ms", "model_ms"), real)),

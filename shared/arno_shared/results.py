@@ -2,7 +2,9 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from arno_shared.errors import ItemError
 from arno_shared.messages import SCHEMA_VERSION, ImageRef, WireModel
@@ -43,6 +45,9 @@ class ImageFacts(WireModel):
         return cls(uri=image.uri, id=image.id, version_id=image.version_id, etag=image.etag)
 
 
+Confidence = Annotated[float, Field(gt=0, le=1)]
+
+
 class PromptResult(WireModel):
     """The answer to one prompt.
 
@@ -60,6 +65,14 @@ class PromptResult(WireModel):
     tokens: int
     truncated: bool
     """The limit of new tokens was reached before the answer ended."""
+    score: float | None = None
+    """The mean natural log-probability of the tokens that the model chose, those that it was forced to left out; None
+    when it chose none."""
+    confidences: tuple[Confidence, ...] | None = None
+    """One for each object of `parsed`, in its order, boxes before polygons where a task gives both: from the
+    probabilities of the object's own tokens. None where the task finds no objects."""
+    repetitive: bool = False
+    """The answer runs in a loop."""
 
 
 class ModelFacts(WireModel):
@@ -69,12 +82,12 @@ class ModelFacts(WireModel):
 
 
 class Generation(WireModel):
-    """The generation settings of the checkpoint, as they were used."""
+    """The generation settings that were used: the job's own, and the checkpoint's where it asked for nothing."""
 
     num_beams: int
     no_repeat_ngram_size: int
     length_penalty: float
-    early_stopping: bool
+    early_stopping: bool | Literal["never"]
 
 
 class Timings(WireModel):

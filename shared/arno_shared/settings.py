@@ -71,14 +71,21 @@ class WorkerSettings(_Group):
     revision: str = "main"
     """Pinned revision of a hub id; a commit hash makes results reproducible."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """`auto` is bfloat16 on CUDA and float32 on CPU."""
+    """`auto` is bfloat16 on CUDA, and on a CPU that computes in it when the checkpoint is stored in half precision;
+    else float32."""
+    pixels: Literal["exact", "fast"] = "exact"
+    """`exact`: what the checkpoint's image processor makes of a picture, bit for bit. `fast`: JPEGs are scaled down
+    while they are decoded, though never below the model's input."""
     torch_threads: int = Field(default=0, ge=0)
-    """Threads of torch on CPU; 0 leaves it to torch."""
+    """Threads of torch on CPU; 0 measures at the start how many pay."""
     engine: Literal["florence", "null"] = "florence"
     """`null` answers nothing, at once: for measuring everything but the model."""
     chunks_in_flight: int = Field(default=4, ge=1)
     fetch_threads: int = Field(default=16, ge=1)
-    max_batch_images: int = Field(default=16, ge=1)
+    max_batch_images: int = Field(default=0, ge=0)
+    """Pictures in one run of the vision tower; 0 takes what the device's free memory allows."""
+    slots: int = Field(default=0, ge=0)
+    """Answers that grow at the same time; 0 takes what the device's free memory allows."""
     max_ready_images: int = Field(default=128, ge=1)
     """Decoded pictures that may wait for the engine; fetching pauses above it."""
     drain_s: float = Field(default=60, gt=0)

@@ -12,19 +12,19 @@ from tests.acceptance.arno_worker import eventually
 LOST_DEVICE = """
 from arno_workers import cli
 from arno_workers.engine.null import NullReplica
-annotate, answered = NullReplica.annotate, []
+run, seen = NullReplica.run, []
 
-def until_lost(self, pictures, asks):
-    answered.extend(pictures)
-    if len(answered) > 20:
+def until_lost(self, work):
+    seen.extend(work.vision)
+    if len(seen) > 20:
         raise RuntimeError("device lost")
-    return annotate(self, pictures, asks)
+    return run(self, work)
 
 def blank(self):
-    if len(answered) > 20:
+    if len(seen) > 20:
         raise RuntimeError("device lost")
 
-NullReplica.annotate, NullReplica.warm_up = until_lost, blank
+NullReplica.run, NullReplica.warm_up = until_lost, blank
 cli.main()
 """
 

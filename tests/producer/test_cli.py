@@ -16,6 +16,7 @@ from arno_producer.cli.submit import parse_prompt
 from arno_shared.dead_letters import DeadLetter, LetterKind
 from arno_shared.errors import InvalidRequest
 from arno_shared.ledger import JobState
+from arno_shared.messages import GenerationOptions
 from arno_shared.names import Lane
 from arno_shared.results import Status
 from arno_shared.settings import Settings
@@ -58,12 +59,14 @@ def test_submit_takes_everything_that_a_job_can_have(arno: Arno, hand: Hand, tmp
         *("submit", str(table), "--uri-column", "path", "--id-column", "key", "--lane", "interactive", "--inline"),
         *("-p", "<CAPTION_TO_PHRASE_GROUNDING>a red car", "--prompt", region, "--format", "parquet"),
         *("--output", f"file://{tmp_path}/out", "--job-id", "all", "--json"),
+        *("--num-beams", "1", "--max-new-tokens", "99"),
     )
     (chunk,) = hand.take_all(Lane.INTERACTIVE)
     assert (chunk.images[0].uri, chunk.images[0].id, chunk.job_id) == ("s3://b/a.jpg", "A", "all")
     assert [prompt.task for prompt in chunk.prompts] == ["<CAPTION_TO_PHRASE_GROUNDING>", "<REGION_TO_OCR>"]
     assert (chunk.prompts[0].text, chunk.prompts[1].region) == ("a red car", (1, 2, 3, 4))
     assert chunk.output.model_dump() == {"prefix": f"file://{tmp_path}/out/", "format": "parquet", "inline": True}
+    assert chunk.generation == GenerationOptions(num_beams=1, max_new_tokens=99)
     (line,) = ran.lines
     assert (line["job_id"], line["images"], line["output_format"]) == ("all", 1, "parquet")
 
@@ -102,6 +105,8 @@ def test_a_prompt_that_is_no_json() -> None:
         (("submit", "nothing.csv", *OD), "no file or folder 'nothing.csv'"),
         (("submit", "s3://b/a.jpg", *OD, "--format", "xml"), "format"),
         (("submit", "s3://b/a.jpg", *OD, "--lane", "fast"), "interactive"),
+        (("submit", "s3://b/a.jpg", *OD, "--num-beams", "0"), "num_beams"),
+        (("submit", "s3://b/a.jpg", *OD, "--max-new-tokens", "many"), "--max-new-tokens"),
         (("submit", "-", *OD), "no images"),
         (("submit", "s3://b/a.jpg", *OD, "--job-id", "a b"), "job id"),
         (("dead", "purge", "1-0"), "no such dead letters: 1-0"),

@@ -14,7 +14,7 @@ from arno_producer import Producer
 from arno_shared.dead_letters import DeadLetter, LetterKind
 from arno_shared.errors import InvalidRequest, JobConflict, JobNotFound
 from arno_shared.ledger import JobState, Verdict
-from arno_shared.messages import ImageRef
+from arno_shared.messages import GenerationOptions, ImageRef, Output
 from arno_shared.names import Lane, job_record_uri, manifest_uri
 from arno_shared.results import ResultRow, Status
 from arno_shared.settings import ProducerSettings, Settings
@@ -83,6 +83,12 @@ def test_one_image_and_one_prompt_need_no_list(producer: Producer, hand: Hand) -
     assert (status.images, status.chunks, status.sealed, status.state) == (1, 1, True, JobState.RUNNING)
 
 
+@pytest.mark.parametrize("generation", [{"num_beams": 1}, GenerationOptions(num_beams=1)])
+def test_every_chunk_says_how_its_answers_are_generated(producer: Producer, hand: Hand, generation: Any) -> None:
+    producer.submit(images(5), "<OD>", generation=generation)
+    assert [chunk.generation for chunk in hand.take_all()] == [GenerationOptions(num_beams=1)] * 3
+
+
 def test_the_manifest_stands_before_its_chunks_are_enqueued(producer: Producer, hand: Hand, tmp_path: Path) -> None:
     prefix = f"{file_uri(tmp_path)}/out/"
     seen_late: list[str] = []
@@ -117,6 +123,9 @@ def test_the_manifest_stands_before_its_chunks_are_enqueued(producer: Producer, 
         ({"job_id": "a/b"}, "job id"),
         ({"output": "https://h/x/"}, "s3:// or file://"),
         ({"output": {"prefix": "s3://b/x/", "format": "xml"}}, "output"),
+        ({"generation": {"num_beams": 0}}, "generation: num_beams"),
+        ({"generation": {"beams": 1}}, "generation: beams"),
+        ({"generation": 1}, "generation"),
     ],
 )
 def test_what_cannot_be_right_is_refused_and_leaves_nothing(
@@ -225,6 +234,7 @@ def test_a_broken_source_can_be_mended_and_submitted_again(producer: Producer, h
         {"images": images(4)[::-1]},
         {"prompts": "<OCR>"},
         {"output": "elsewhere"},
+        {"generation": {"num_beams": 1}},
         {"job_id": "other"},
     ],
 )
@@ -252,6 +262,27 @@ def test_other_chunk_sizes_are_refused(settings: Settings, producer: Producer) -
     producer.submit(images(4), "<OD>", job_id="mine")
     with pytest.raises(JobConflict):
         Producer(small_queue(settings)).submit(images(4), "<OD>", job_id="mine")
+
+
+def test_other_generation_options_are_refused_even_where_the_record_is_lost(producer: Producer, tmp_path: Path) -> None:
+    prefix = f"{file_uri(tmp_path)}/out/"
+    producer.submit(images(4), "<OD>", output=prefix, job_id="mine", generation={"num_beams": 1})
+    for generation in (None, {"num_beams": 2}):
+        (tmp_path / "out/_arno/job.json").unlink()
+        with pytest.raises(JobConflict):
+            producer.submit(images(4), "<OD>", output=prefix, job_id="mine", generation=generation)
+
+
+def test_a_job_from_before_there_were_generation_options_is_continued(producer: Producer, tmp_path: Path) -> None:
+    prefix = f"{file_uri(tmp_path)}/out/"
+    output = f'{{"prefix":"{prefix}","format":"jsonl","inline":false}}'
+    terms = f'{{"prompts":[{{"task":"<OD>","text":null,"region":null}}],"output":{output},"chunk_images":2}}'
+    record = f'{{"job_id":"old","terms":{terms},"created_at":"2026-01-01T00:00:00Z","chunks":null,"images":null}}'
+    producer.store.put(job_record_uri(prefix), record.encode(), "application/json")
+    producer.ledger.open("old", terms, Output(prefix=prefix), Lane.BULK)
+    with pytest.raises(JobConflict):
+        producer.submit(images(2), "<OD>", output=prefix, job_id="old", generation={"num_beams": 1})
+    assert producer.submit(images(2), "<OD>", output=prefix, job_id="old").status().images == 2
 
 
 # --- following --------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator, ValidationError
 from arno_shared.broker import Sender, celery_app
 from arno_shared.dead_letters import DeadLetter, LetterKind
 from arno_shared.ledger import Ledger, Outcome
-from arno_shared.messages import Chunk, ImageRef, Output, Prompt, TaskMessage, parse_message
+from arno_shared.messages import Chunk, GenerationOptions, ImageRef, Output, Prompt, TaskMessage, parse_message
 from arno_shared.names import TOPIC, Lane
 from arno_shared.parts import decode_part, encode_part
 from arno_shared.redis_client import connect
@@ -49,6 +49,7 @@ CHUNK = Chunk(
         Prompt(task="<REGION_TO_CATEGORY>", region=(10, 20, 200.5, 180)),
     ),
     output=Output(prefix="s3://results/run-7/", format="parquet", inline=True),
+    generation=GenerationOptions(num_beams=1, max_new_tokens=256),
     job_id="run-7",
     index=12,
     attempt=2,
@@ -74,6 +75,8 @@ ROW = ResultRow(
             parsed={"bboxes": [[33.6, 160.08, 596.8, 371.76]], "labels": ["a red car"]},
             tokens=9,
             truncated=False,
+            score=-0.2231,
+            confidences=(0.8125,),
         ),
         PromptResult(
             task="<REGION_TO_CATEGORY>",
@@ -83,10 +86,12 @@ ROW = ResultRow(
             parsed="car",
             tokens=2,
             truncated=True,
+            score=-1.5,
+            repetitive=True,
         ),
     ),
     model=ModelFacts(id="florence-community/Florence-2-base-ft", revision="main", dtype="bfloat16"),
-    generation=Generation(num_beams=3, no_repeat_ngram_size=3, length_penalty=1.0, early_stopping=True),
+    generation=Generation(num_beams=1, no_repeat_ngram_size=3, length_penalty=1.0, early_stopping=True),
     timings=Timings(fetch_ms=12.5, decode_ms=31.0, wait_ms=4.25, model_ms=210.75),
     worker="gpu0@host",
     finished_at=WHEN,
@@ -192,6 +197,9 @@ def test_task_messages_are_what_their_schema_says(name: str) -> None:
         {"prompts": ["<OD>", "<CAPTION_TO_PHRASE_GROUNDING>a red car"]},
         {"output": "s3://results/"},
         {"output": {"prefix": "s3://results/"}},
+        {"generation": {}},
+        {"generation": {"num_beams": 1}},
+        {"generation": {"num_beams": None, "max_new_tokens": 4096}},
         {"output": None, "job_id": None, "index": None},
     ],
 )
@@ -210,6 +218,10 @@ def test_the_schema_admits_every_shorthand_that_the_code_does(fields: dict[str, 
         {"prompts": []},
         {"prompts": None},
         {"output": {"prefix": "s3://results/", "format": "csv"}},
+        {"generation": None},
+        {"generation": {"num_beams": 0}},
+        {"generation": {"max_new_tokens": 4097}},
+        {"generation": {"temperature": 1}},
         {"index": -1},
         {"attempt": 0},
         {"schema_version": 2},

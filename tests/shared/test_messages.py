@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 from arno_shared.dead_letters import DeadLetter, LetterKind
 from arno_shared.errors import InvalidMessage
 from arno_shared.messages import (
+    MAX_BEAMS,
     MAX_CHUNK_IMAGES,
     MAX_CHUNKS,
+    MAX_NEW_TOKENS,
     MAX_PROMPTS,
     Chunk,
+    GenerationOptions,
     ImageRef,
     Output,
     Prompt,
@@ -84,6 +87,15 @@ def test_only_images_and_prompts_are_required() -> None:
     message = parsed()
     assert (message.output, message.job_id, message.index) == (None, None, None)
     assert (message.attempt, message.schema_version) == (1, 1)
+    assert message.generation == GenerationOptions(num_beams=None, max_new_tokens=None)
+
+
+@pytest.mark.parametrize(
+    "generation",
+    [{}, {"num_beams": 1}, {"num_beams": MAX_BEAMS, "max_new_tokens": MAX_NEW_TOKENS}, {"max_new_tokens": 2}],
+)
+def test_a_message_may_say_how_answers_are_generated(generation: dict[str, int]) -> None:
+    assert parsed(generation=generation).generation == GenerationOptions(**generation)
 
 
 # Arguments
@@ -167,6 +179,15 @@ def test_an_empty_message_names_both_required_fields() -> None:
         ("output", {"prefix": PREFIX, "format": "csv"}, "output.format"),
         ("output", {"prefix": PREFIX, "inline": "perhaps"}, "output.inline"),
         ("output", {"prefix": PREFIX, "compress": True}, "output.compress"),
+        ("generation", None, "generation"),
+        ("generation", "greedy", "generation"),
+        ("generation", {"num_beams": 0}, "generation.num_beams"),
+        ("generation", {"num_beams": MAX_BEAMS + 1}, "generation.num_beams"),
+        ("generation", {"num_beams": 1.5}, "generation.num_beams"),
+        ("generation", {"num_beams": "many"}, "generation.num_beams"),
+        ("generation", {"max_new_tokens": 1}, "generation.max_new_tokens"),
+        ("generation", {"max_new_tokens": MAX_NEW_TOKENS + 1}, "generation.max_new_tokens"),
+        ("generation", {"temperature": 1.0}, "generation.temperature"),
         ("job_id", "", "job_id"),
         ("job_id", "../run-7", "job_id"),
         ("job_id", "run/7", "job_id"),
@@ -258,6 +279,11 @@ chunks = st.builds(
     output=st.builds(
         Output, prefix=st.just(PREFIX), format=st.sampled_from(["jsonl", "parquet"]), inline=st.booleans()
     ),
+    generation=st.builds(
+        GenerationOptions,
+        num_beams=st.none() | st.integers(1, MAX_BEAMS),
+        max_new_tokens=st.none() | st.integers(2, MAX_NEW_TOKENS),
+    ),
     job_id=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", fullmatch=True),
     index=st.integers(0, MAX_CHUNKS - 1),
     attempt=st.integers(1, 1000),
@@ -284,14 +310,20 @@ def test_what_stands_at_its_default_does_not_travel() -> None:
         "index": 0,
         "schema_version": 1,
     }
+    asking = chunk.model_copy(update={"generation": GenerationOptions(num_beams=1)})
+    assert asking.to_wire() == {**chunk.to_wire(), "generation": {"num_beams": 1}}
 
 
 def test_the_next_attempt_is_of_some_images_and_the_same_chunk() -> None:
     images = (ImageRef(uri=IMAGE), ImageRef(uri="s3://photos/b.jpg"))
-    chunk = Chunk(images=images, prompts=(Prompt(task="<OD>"),), output=PREFIX, job_id="j", index=3)
+    generation = GenerationOptions(num_beams=1, max_new_tokens=20)
+    chunk = Chunk(
+        images=images, prompts=(Prompt(task="<OD>"),), output=PREFIX, generation=generation, job_id="j", index=3
+    )
     later = chunk.retry_of(images[1:])
     assert (later.images, later.attempt) == (images[1:], 2)
     assert (later.job_id, later.index, later.prompts, later.output) == ("j", 3, chunk.prompts, chunk.output)
+    assert later.generation == generation
 
 
 json_values = st.recursive(

@@ -4,6 +4,7 @@ import io
 import json
 import sys
 from datetime import UTC, datetime
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -40,6 +41,8 @@ FULL = ResultRow(
             parsed={"bboxes": [[0.5, 1.25, 3.0, 4.0]], "labels": ["a red car"]},
             tokens=9,
             truncated=False,
+            score=-0.2231,
+            confidences=(0.8125, 0.0001),
         ),
         PromptResult(
             task="<REGION_TO_CATEGORY>",
@@ -49,6 +52,9 @@ FULL = ResultRow(
             parsed="car",
             tokens=1,
             truncated=True,
+            score=0.0,
+            confidences=(),
+            repetitive=True,
         ),
         PromptResult(task="<OCR>", prompt="", raw="", parsed=None, tokens=0, truncated=False),
     ),
@@ -85,6 +91,15 @@ def test_the_same_rows_make_the_same_bytes(format: str) -> None:
     assert encode_part(ROWS, format) == encode_part(ROWS, format)
 
 
+@formats
+@pytest.mark.parametrize("early_stopping", [True, False, "never"])
+def test_how_a_search_was_stopped_comes_back_as_it_was(early_stopping: Any, format: str) -> None:
+    assert FULL.generation
+    generation = FULL.generation.model_copy(update={"early_stopping": early_stopping})
+    (row,) = decode_part(encode_part([FULL.model_copy(update={"generation": generation})], format), format)
+    assert row.generation == generation
+
+
 def test_json_lines_are_one_json_object_a_line() -> None:
     lines = encode_part(ROWS, "jsonl").decode().split("\n")
     assert lines.pop() == ""
@@ -92,6 +107,8 @@ def test_json_lines_are_one_json_object_a_line() -> None:
     assert first["image"]["uri"] == "s3://photos/Zürich 🏔.jpg"
     assert first["prompts"][0]["parsed"] == {"bboxes": [[0.5, 1.25, 3.0, 4.0]], "labels": ["a red car"]}
     assert first["prompts"][1]["region"] == [1.0, 2.0, 3.5, 4.0]
+    assert [prompt["confidences"] for prompt in first["prompts"]] == [[0.8125, 0.0001], [], None]
+    assert [prompt["score"] for prompt in first["prompts"]] == [-0.2231, 0.0, None]
     assert first["finished_at"] == "2026-01-02T03:04:05.678901Z"
     assert second["status"] == "failed"
     assert second["error"] == {"code": "not_found", "message": "404"}
@@ -103,6 +120,10 @@ def test_parquet_is_read_by_plain_pyarrow() -> None:
     assert table.column_names == list(ResultRow.model_fields)
     assert first["image"]["width"] == 640
     assert json.loads(first["prompts"][0]["parsed"])["labels"] == ["a red car"]
+    assert [prompt["confidences"] for prompt in first["prompts"]] == [[0.8125, 0.0001], [], None]
+    assert [prompt["score"] for prompt in first["prompts"]] == [-0.2231, 0.0, None]
+    assert [prompt["repetitive"] for prompt in first["prompts"]] == [False, True, False]
+    assert first["generation"]["early_stopping"] == "true"
     assert first["finished_at"] == WHEN
     assert (second["status"], second["error"]["code"]) == ("failed", "not_found")
 

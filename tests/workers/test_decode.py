@@ -15,7 +15,8 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from arno_shared import errors
-from arno_workers.decode import FORMATS, _to_rgb, decode
+from arno_workers import jpeg
+from arno_workers.decode import FORMATS, Picture, _to_rgb, decode
 
 MAX_PIXELS = 1_000_000
 WIDTH, HEIGHT = 24, 16
@@ -230,6 +231,191 @@ def test_an_orientation_that_does_not_exist() -> None:
     exif = Image.Exif()
     exif[0x0112] = 77
     assert decode(_saved(_corners(), "JPEG", exif=exif), MAX_PIXELS).width == WIDTH
+
+
+# -- scaled down while they are decoded --------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["Pillow", "simplejpeg"])
+def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Decodes JPEGs with simplejpeg installed, and without."""
+    if request.param == "Pillow":
+        monkeypatch.setattr(jpeg, "simplejpeg", None)
+    else:
+        pytest.importorskip("simplejpeg")
+    return str(request.param)
+
+
+def _smooth(size: tuple[int, int]) -> Image.Image:
+    """Its corners in different colours, and what lies between them without edges: scaled down, it stays the same."""
+    return _corners().resize((2, 2), Image.Resampling.NEAREST).resize(size, Image.Resampling.BICUBIC)
+
+
+def _outcome(data: bytes, scaled_to: tuple[int, int] | None) -> Picture | str:
+    """The picture, or the error."""
+    try:
+        return decode(data, MAX_PIXELS, scaled_to)
+    except errors.ItemError as error:
+        return f"{type(error).__name__}: {error}"
+
+
+@pytest.mark.parametrize("orientation", _STORED)
+def test_a_scaled_jpeg_is_upright_and_knows_its_full_size(decoder: str, orientation: int) -> None:
+    """The picture is three times as wide and four times as high as the model's input, however it is stored."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright = _smooth((330, 160))
+    data = _saved(_STORED[orientation](upright), "JPEG", quality=95, exif=exif)
+    picture = decode(data, MAX_PIXELS, (110, 40))
+    assert (picture.width, picture.height) == (330, 160)
+    assert picture.image.size == {"Pillow": (165, 80), "simplejpeg": (124, 60)}[decoder]
+    assert _close(picture.image, upright.resize(picture.image.size), tolerance=16)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_scaled_jpeg_is_never_smaller_than_the_models_input(decoder: str, mode: str, progressive: bool) -> None:
+    dice = random.Random(3)
+    scaled = 0
+    for _ in range(60):
+        width, height = dice.randint(1, 240), dice.randint(1, 240)
+        least = dice.choice((31, 45, 60)), dice.choice((31, 45, 60))
+        source = _smooth((width, height)).convert(mode)
+        picture = decode(_saved(source, "JPEG", quality=95, progressive=progressive), MAX_PIXELS, least)
+        assert (picture.width, picture.height) == (width, height)
+        assert min(width, least[0]) <= picture.image.width <= width
+        assert min(height, least[1]) <= picture.image.height <= height
+        if picture.image.size != (width, height):
+            scaled += 1
+            assert min(picture.image.width / least[0], picture.image.height / least[1]) < 2.2
+            if min(picture.image.size) > 8:
+                assert _close(picture.image, source.convert("RGB").resize(picture.image.size), tolerance=50)
+    assert scaled > 10
+
+
+def test_a_jpeg_that_cannot_be_smaller_is_what_it_always_was(decoder: str) -> None:
+    data = _saved(_noise((64, 48)), "JPEG")
+    for least in ((64, 48), (768, 768), (1, 48), (64, 1), (60, 45), (1, 49)):
+        assert _outcome(data, least) == _outcome(data, None)
+
+
+@pytest.mark.parametrize("format", [format for format in FORMATS if format != "JPEG"])
+def test_other_formats_are_not_scaled(format: str) -> None:
+    data = _saved(_noise((64, 48)), format)
+    assert _outcome(data, (8, 8)) == _outcome(data, None)
+
+
+def test_the_first_frame_is_scaled(decoder: str) -> None:
+    second = Image.new("RGB", (64, 48), "blue")
+    data = _saved(Image.new("RGB", (64, 48), "red"), "MPO", save_all=True, append_images=[second])
+    picture = decode(data, MAX_PIXELS, (8, 6))
+    assert picture.image.size == (8, 6)
+    assert _close(picture.image, Image.new("RGB", (8, 6), "red"), tolerance=3)
+
+
+def test_pixels_are_counted_before_scaling(decoder: str) -> None:
+    data = _saved(_noise((64, 48)), "JPEG")
+    assert decode(data, 64 * 48, (8, 6)).image.size == (8, 6)
+    with pytest.raises(errors.TooManyPixels, match="64×48"):
+        decode(data, 64 * 48 - 1, (8, 6))
+
+
+def _lossless(size: tuple[int, int]) -> bytes:
+    """A grey JPEG of the lossless process: each sample is the one before it, and the first is 128."""
+
+    def segment(marker: int, body: bytes) -> bytes:
+        return struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
+
+    table = segment(0xC4, bytes([0, 1, *[0] * 15, 0]))
+    frame = segment(0xC3, struct.pack(">BHHBBBB", 8, size[1], size[0], 1, 1, 0x11, 0))
+    scan = segment(0xDA, bytes([1, 1, 0, 1, 0, 0])) + bytes(size[0] * size[1] // 8)
+    return b"\xff\xd8" + table + frame + scan + b"\xff\xd9"
+
+
+def _padded(data: bytes) -> bytes:
+    """With a byte more before its first marker, which the standard allows and few write."""
+    return data[:2] + b"\xff" + data[2:]
+
+
+def _disguised(data: bytes) -> bytes:
+    """Behind a marker without a length: who takes what follows for its length finds a baseline frame after the end."""
+    start = data[:2] + b"\xff\xd0"
+    length = int.from_bytes(data[2:4], "big")
+    return (start + data[2:]).ljust(len(start) + length, b"\0") + b"\xff\xc0\0\x02"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [_lossless((320, 240)), _disguised(_lossless((320, 240))), _padded(_saved(_noise(), "JPEG"))],
+    ids=["lossless", "disguised", "padded"],
+)
+def test_jpegs_that_cannot_be_scaled_are_decoded_whole(decoder: str, data: bytes) -> None:
+    whole = _outcome(data, None)
+    assert isinstance(whole, Picture)
+    assert _outcome(data, (20, 15)) == whole
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        _saved(_noise().convert("CMYK"), "JPEG"),
+        _saved(_noise(), "JPEG", progressive=True),
+        _saved(_noise(), "JPEG", keep_rgb=True),
+    ],
+    ids=["CMYK", "progressive", "RGB"],
+)
+def test_unusual_jpegs_are_left_to_pillow(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = _outcome(data, (24, 18))
+    monkeypatch.setattr(jpeg, "simplejpeg", None)
+    alone = _outcome(data, (24, 18))
+    assert given == alone
+    assert isinstance(alone, Picture)
+    assert alone.image.size == (32, 24)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_truncated_jpeg_fails_scaled_as_it_fails_whole(decoder: str, progressive: bool) -> None:
+    data = _saved(_noise((200, 120)), "JPEG", progressive=progressive)
+    for length in [*range(0, len(data), 97), *range(len(data) - 30, len(data) + 1)]:
+        scaled, whole = _outcome(data[:length], (50, 40)), _outcome(data[:length], None)
+        assert isinstance(scaled, Picture) == isinstance(whole, Picture), length
+        if isinstance(whole, str):
+            assert scaled == whole
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_broken_jpeg_fails_scaled_as_it_fails_whole(decoder: str, mode: str) -> None:
+    data = _saved(_noise((200, 120)).convert(mode), "JPEG", quality=60, restart_marker_rows=2)
+    dice = random.Random(5)
+    failed = 0
+    for _ in range(400):
+        changed = bytearray(data)
+        for _ in range(dice.choice((1, 2, 8))):
+            changed[min(int(dice.expovariate(1 / 400)), len(data) - 1)] = dice.randrange(256)
+        scaled, whole = _outcome(bytes(changed), (50, 30)), _outcome(bytes(changed), None)
+        assert isinstance(scaled, Picture) == isinstance(whole, Picture)
+        if isinstance(scaled, Picture) and isinstance(whole, Picture):
+            assert (scaled.width, scaled.height) == (whole.width, whole.height)
+        else:
+            failed += 1
+    assert 40 < failed < 360
+
+
+def test_simplejpeg_need_not_be_installed() -> None:
+    data = _saved(_noise((64, 48)), "JPEG")
+    code = (
+        "import sys; sys.modules['simplejpeg'] = None; from arno_workers.decode import decode;"
+        f"print(decode({data!r}, 10**6, (24, 18)).image.size)"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "(32, 24)\n"
+    )
+
+
+def test_a_scaled_picture_does_not_hold_on_to_its_file(decoder: str) -> None:
+    image = decode(_saved(_noise(), "JPEG"), MAX_PIXELS, (8, 6)).image
+    assert getattr(image, "fp", None) is None
 
 
 # -- limits ------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from threading import Event, Lock
 
 from arno_shared.errors import ItemError
 from arno_shared.messages import Chunk, ImageRef
+from arno_shared.names import Lane
 from arno_workers.engine import Answered
 
 
@@ -43,6 +44,7 @@ class Item:
 @dataclass(slots=True)
 class ChunkRun:
     chunk: Chunk
+    lane: Lane
     items: Sequence[Item] = field(init=False)
     settled: Event = field(default_factory=Event)
     _unsettled: int = field(init=False)

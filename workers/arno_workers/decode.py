@@ -19,6 +19,7 @@ from PIL import (
 )
 
 from arno_shared.errors import BrokenImage, ItemError, NotAnImage, TooManyPixels
+from arno_workers.jpeg import load_smaller
 
 _PLUGINS = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin, GifImagePlugin, TiffImagePlugin, BmpImagePlugin)
 """Imported so that they are registered: Pillow loads some only when an unknown file makes it try them all."""
@@ -36,11 +37,16 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """What turns a picture upright, by its EXIF orientation."""
+_SIDEWAYS = {_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}
+"""The turns that swap width and height."""
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A decoded picture: RGB, upright. `width` and `height` are in pixels of the upright picture."""
+    """A decoded picture: RGB, upright.
+
+    `width` and `height` are those of the whole upright picture, in pixels; `image` is smaller where it was scaled down.
+    """
 
     image: Image.Image
     width: int
@@ -48,11 +54,13 @@ class Picture:
     format: str
 
 
-def decode(data: bytes, max_pixels: int) -> Picture:
+def decode(data: bytes, max_pixels: int, scaled_to: tuple[int, int] | None = None) -> Picture:
     """The picture in `data`: JPEG, PNG, WebP, GIF (its first frame), TIFF (its first page) or BMP.
 
     Transparent parts become white. The EXIF orientation is applied. Samples of 16 bits keep their upper 8; whole and
     real numbers are taken as 0–1, 0–255 or 0–65535 where they fit, and are stretched to their own range elsewhere.
+
+    A JPEG may be scaled down while it is decoded, but not below `scaled_to`, width and height of the upright picture.
 
     Raises NotAnImage, BrokenImage, and TooManyPixels (more than `max_pixels`, seen before any pixel is decoded).
     """
@@ -60,6 +68,8 @@ def decode(data: bytes, max_pixels: int) -> Picture:
     try:
         image = _open(name, data)
         _check_pixels(image.size, max_pixels)
+        if scaled_to is not None and isinstance(image, JpegImagePlugin.JpegImageFile):
+            return _scaled(image, data, scaled_to)
         image.load()
         upright = _upright(_to_rgb(image), image)
     except ItemError:
@@ -97,16 +107,27 @@ def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
         raise TooManyPixels(f"{width}×{height} pixels; at most {max_pixels} are allowed (ARNO_LIMITS__MAX_PIXELS)")
 
 
+def _scaled(image: JpegImagePlugin.JpegImageFile, data: bytes, scaled_to: tuple[int, int]) -> Picture:
+    (width, height), (least_width, least_height) = image.size, scaled_to
+    if _turn(image) in _SIDEWAYS:
+        width, height, least_width, least_height = height, width, least_height, least_width
+    rgb = _to_rgb(load_smaller(image, data, (least_width, least_height)))
+    return Picture(_upright(rgb, image), width, height, "JPEG")
+
+
 def _upright(rgb: Image.Image, source: Image.Image) -> Image.Image:
-    orientation = 1
-    # A picture with unreadable EXIF is shown as it is stored, as everywhere else.
-    with suppress(Exception):
-        orientation = source.getexif().get(_ORIENTATION, 1)
-    turn = _UPRIGHT.get(orientation)
+    turn = _turn(source)
     return rgb if turn is None else rgb.transpose(turn)
 
 
-def _to_rgb(image: ImageFile.ImageFile) -> Image.Image:
+def _turn(source: Image.Image) -> Image.Transpose | None:
+    # A picture with unreadable EXIF is shown as it is stored, as everywhere else.
+    with suppress(Exception):
+        return _UPRIGHT.get(source.getexif().get(_ORIENTATION, 1))
+    return None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
     mode = image.mode
     if mode == "LAB":
         return _from_lab(image)
@@ -116,7 +137,7 @@ def _to_rgb(image: ImageFile.ImageFile) -> Image.Image:
         return _over_white(image.convert("LA").convert("RGBA"))
     if image.has_transparency_data:
         return _over_white(image.convert("RGBA"))
-    if mode == "RGB" and image.fp is None:
+    if mode == "RGB" and getattr(image, "fp", None) is None:
         # The decoder is done with its file: no need for a copy, which would double the memory of a large picture.
         return image
     return image.convert("RGB")

@@ -1,5 +1,6 @@
 """Hands things over from many threads to a few, a bounded number at a time."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Condition
@@ -16,15 +17,16 @@ class Handover(Generic[T]):
     should not cost as much to hand over. Python's own locks are taken only by those who find the queue full.
     """
 
-    def __init__(self, max_items: int) -> None:
+    def __init__(self, max_items: int, taken: Callable[[], int] = lambda: 0) -> None:
+        """`taken`: how many were taken that count as waiting still; whoever lowers it calls `wake`."""
         self._items: SimpleQueue[T | None] = SimpleQueue()
-        self._max_items = max_items
+        self._max_items, self._taken = max_items, taken
         self._room = Condition()
         self._blocked = 0
 
     def put(self, item: T) -> None:
         """Blocks while too many wait."""
-        if self._items.qsize() >= self._max_items:
+        if self._is_full():
             self._wait_for_room()
         self._items.put(item)
 
@@ -39,9 +41,25 @@ class Handover(Generic[T]):
         if first is None:
             self._items.put(None)
             return []
-        batch = [first]
         if linger_s and self._items.qsize() < max_items - 1:
             sleep(linger_s)
+        return [first, *self._drain(max_items - 1)]
+
+    def take_now(self) -> list[T]:
+        """All there is, without waiting for more."""
+        return self._drain(self._items.qsize())
+
+    def wake(self) -> None:
+        """Lets those who are blocked look again."""
+        if self._blocked:
+            with self._room:
+                self._room.notify_all()
+
+    def close(self) -> None:
+        self._items.put(None)
+
+    def _drain(self, max_items: int) -> list[T]:
+        batch: list[T] = []
         with suppress(Empty):
             while len(batch) < max_items:
                 item = self._items.get_nowait()
@@ -49,18 +67,16 @@ class Handover(Generic[T]):
                     self._items.put(None)
                     break
                 batch.append(item)
-        if self._blocked:
-            with self._room:
-                self._room.notify_all()
+        self.wake()
         return batch
 
-    def close(self) -> None:
-        self._items.put(None)
+    def _is_full(self) -> bool:
+        return self._items.qsize() + self._taken() >= self._max_items
 
     def _wait_for_room(self) -> None:
         with self._room:
             self._blocked += 1
-            while self._items.qsize() >= self._max_items:
+            while self._is_full():
                 # Not for ever: room may have been made between the look and the wait.
                 self._room.wait(0.05)
             self._blocked -= 1

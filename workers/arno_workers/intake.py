@@ -73,12 +73,13 @@ class Intake:
     def _feed(self, item: Item, data: bytes) -> None:
         began_s = perf_counter()
         item.sha256 = hashlib.sha256(data).hexdigest()
-        picture = decode(data, self._max_pixels)
+        picture = decode(data, self._max_pixels, self._engine.scaled_to)
         item.width, item.height, item.format = picture.width, picture.height, picture.format
-        asks = [self._engine.ask(prompt, picture.width, picture.height) for prompt in item.run.chunk.prompts]
+        chunk = item.run.chunk
+        asks = [self._engine.ask(prompt, picture.width, picture.height, chunk.generation) for prompt in chunk.prompts]
         pixels = self._engine.prepare(picture.image)
         item.decode_ms = (perf_counter() - began_s) * 1000
-        self._engine.submit(pixels, asks, item.settle)
+        self._engine.submit(pixels, asks, item.run.lane, item.settle)
 
     @contextmanager
     def _settling(self, item: Item) -> Iterator[None]:

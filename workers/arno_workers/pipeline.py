@@ -70,6 +70,7 @@ class Pipeline:
             images=message.images,
             prompts=message.prompts,
             output=output,
+            generation=message.generation,
             job_id=job_id,
             index=begun.index,
             attempt=message.attempt,
@@ -87,7 +88,7 @@ class Pipeline:
     def _run(self, chunk: Chunk, lane: Lane) -> None:
         """Does a chunk. Raises StorageRefused or MissingExtra when its result object can never be written."""
         began_s = perf_counter()
-        run = ChunkRun(chunk)
+        run = ChunkRun(chunk, lane)
         self._intake.add(run)
         while not run.settled.wait(timeout=1.0):
             self._drain.check()

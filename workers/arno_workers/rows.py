@@ -8,14 +8,17 @@ from datetime import UTC, datetime
 from arno_shared.dead_letters import DeadLetter, LetterKind
 from arno_shared.errors import ItemError
 from arno_shared.ledger import Outcome
-from arno_shared.messages import Chunk
+from arno_shared.messages import Chunk, Prompt
 from arno_shared.names import Lane, event_id
 from arno_shared.results import Failure, ImageFacts, PromptResult, ResultRow, Status, Timings
 from arno_shared.settings import Settings
 from arno_shared.topic import ChunkCompleted, ChunkEvent, Counts, FailedImage
 from arno_shared.uris import redact
 from arno_workers.chunk_run import ChunkRun, Item
-from arno_workers.engine import Answered, Engine
+from arno_workers.engine import Answer, Answered, Engine
+
+_LEAST_CONFIDENCE = 0.0001
+"""What a smaller one becomes in place of 0, which would say that the model cannot have meant it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,7 @@ def _row(item: Item, engine: Engine, worker: str, now: datetime) -> ResultRow:
         error=Failure.of(error) if error else None,
         prompts=answers,
         model=engine.model,
-        generation=engine.generation,
+        generation=engine.generation(chunk.generation),
         timings=Timings(
             fetch_ms=round(item.fetch_ms, 2),
             decode_ms=round(item.decode_ms, 2),
@@ -120,19 +123,32 @@ def _row(item: Item, engine: Engine, worker: str, now: datetime) -> ResultRow:
 
 
 def _answers(item: Item, answered: Answered, engine: Engine) -> tuple[PromptResult, ...]:
-    width, height = item.width or 0, item.height or 0
     return tuple(
-        PromptResult(
-            task=prompt.task,
-            text=prompt.text,
-            region=prompt.region,
-            prompt=engine.ask(prompt, width, height).sentence,
-            raw=answer.raw,
-            parsed=engine.parse(prompt, answer, width, height),
-            tokens=answer.tokens,
-            truncated=answer.truncated,
-        )
+        _prompt_result(item, prompt, answer, engine)
         for prompt, answer in zip(item.run.chunk.prompts, answered.answers, strict=True)
+    )
+
+
+def _prompt_result(item: Item, prompt: Prompt, answer: Answer, engine: Engine) -> PromptResult:
+    width, height = item.width or 0, item.height or 0
+    parsed = engine.parse(prompt, answer, width, height)
+    return PromptResult(
+        task=prompt.task,
+        text=prompt.text,
+        region=prompt.region,
+        prompt=engine.ask(prompt, width, height, item.run.chunk.generation).sentence,
+        raw=parsed.raw,
+        parsed=parsed.value,
+        tokens=len(answer.ids),
+        truncated=answer.truncated,
+        # The sum makes a rounded -0.0 a 0.0.
+        score=None if answer.score is None else round(answer.score, 4) + 0.0,
+        confidences=(
+            None
+            if parsed.confidences is None
+            else tuple(max(round(confidence, 4), _LEAST_CONFIDENCE) for confidence in parsed.confidences)
+        ),
+        repetitive=parsed.repetitive,
     )
 
 

@@ -50,6 +50,14 @@ JobIdOption = Annotated[
     ),
 ]
 LaneOption = Annotated[Lane, typer.Option(help="Workers drain interactive before bulk.")]
+NumBeamsOption = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Beams of the search; 1 is greedy.", show_default="the model's own"),
+]
+MaxNewTokensOption = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="How long each answer may get, in tokens.", show_default="each task's own"),
+]
 UriColumnOption = Annotated[str, typer.Option(help="The column of a manifest that holds URIs.")]
 IdColumnOption = Annotated[
     str | None, typer.Option(help="The column of a manifest that holds ids.", show_default="id, where there is one")
@@ -67,6 +75,8 @@ def submit(
     inline: InlineOption = False,
     job_id: JobIdOption = None,
     lane: LaneOption = Lane.BULK,
+    num_beams: NumBeamsOption = None,
+    max_new_tokens: MaxNewTokensOption = None,
     uri_column: UriColumnOption = "uri",
     id_column: IdColumnOption = None,
     watch: WatchOption = False,
@@ -91,6 +101,7 @@ def submit(
             counted,
             [parse_prompt(text) for text in prompt],
             output={"prefix": prefix, "format": format, "inline": inline},
+            generation={"num_beams": num_beams, "max_new_tokens": max_new_tokens},
             job_id=job_id,
             lane=lane,
         )

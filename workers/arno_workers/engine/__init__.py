@@ -1,11 +1,11 @@
 """The engine's door: pictures and prompts in, answers out. The pipeline knows this file and nothing behind it.
 
-    prepare(image)                    any thread: the picture as the model takes it
-    ask(prompt, width, height)        any thread: the sentence that the model is asked
-    submit(pixels, asks, deliver)     any thread; blocks while too many pictures wait
-    parse(prompt, answer, w, h)       any thread: the answer in pixels of the picture
+    prepare(image)                        any thread: the picture as the model takes it
+    ask(prompt, width, height, options)   any thread: the sentence that the model is asked, and how it answers
+    submit(pixels, asks, lane, deliver)   any thread; blocks while too many pictures wait
+    parse(prompt, answer, width, height)  any thread: the answer in words, and in pixels of the picture
 
-One thread owns the device. It batches whatever is ready, whichever message it came from.
+One thread owns the device, and does nothing else. It batches whatever is ready, whichever message it came from.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,8 @@ from typing import Any, Protocol, TypeAlias
 from PIL.Image import Image
 
 from arno_shared.errors import ItemError
-from arno_shared.messages import Prompt
+from arno_shared.messages import GenerationOptions, Prompt
+from arno_shared.names import Lane
 from arno_shared.results import Generation, ModelFacts
 
 Pixels: TypeAlias = Any
@@ -28,20 +29,44 @@ class Ask:
 
     sentence: str
     max_new_tokens: int
+    """At least 2: the first one may be forced, and so may the last."""
+    num_beams: int
+    """1 is greedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
+    ids: tuple[int, ...]
+    """The generated tokens, without the decoder's start token; the end token, if there is one, is the last."""
+    logprobs: tuple[float, ...]
+    """For each of `ids`, the natural logarithm of the probability that the model gave it; 0 where it was forced."""
+    forced: int
+    """How many of `ids` were forced, so that they were nobody's choice."""
+    truncated: bool
+    """`max_new_tokens` was reached before the answer ended."""
+
+    @property
+    def score(self) -> float | None:
+        """The mean of `logprobs` over the tokens that the model chose; None when it chose none."""
+        chosen = len(self.ids) - self.forced
+        return sum(self.logprobs) / chosen if chosen else None
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
     raw: str
     """The generated text with its special tokens."""
-    tokens: int
-    truncated: bool
-    """`max_new_tokens` was reached."""
+    value: Any
+    """What transformers' `post_process_generation` gives for the task."""
+    confidences: tuple[float, ...] | None
+    """One for each object of `value`, in its order, in (0, 1]; None where the task finds no objects."""
+    repetitive: bool
+    """The answer runs in a loop."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One answer for each ask, in order. `wait_ms` until its batch began, `model_ms` in the batch."""
+    """One answer for each ask, in order. `wait_ms` until the vision tower took it, `model_ms` from then on."""
 
     answers: tuple[Answer, ...]
     wait_ms: float
@@ -57,17 +82,26 @@ class Engine(Protocol):
     def model(self) -> ModelFacts: ...
 
     @property
-    def generation(self) -> Generation | None: ...
+    def scaled_to(self) -> tuple[int, int] | None:
+        """Width and height that a decoder may scale a picture down to while it decodes, and never below.
+
+        None: pictures are decoded at their full size.
+        """
+        ...
+
+    def generation(self, options: GenerationOptions) -> Generation | None:
+        """How a job with these options is answered: the checkpoint's own settings where it asks for nothing else."""
+        ...
 
     def prepare(self, image: Image) -> Pixels: ...
 
-    def ask(self, prompt: Prompt, width: int, height: int) -> Ask:
+    def ask(self, prompt: Prompt, width: int, height: int, options: GenerationOptions) -> Ask:
         """Raises RegionOutside when the prompt's region lies outside the picture (sizes in pixels)."""
         ...
 
-    def submit(self, pixels: Pixels, asks: Sequence[Ask], deliver: Deliver) -> None: ...
+    def submit(self, pixels: Pixels, asks: Sequence[Ask], lane: Lane, deliver: Deliver) -> None: ...
 
-    def parse(self, prompt: Prompt, answer: Answer, width: int, height: int) -> Any: ...
+    def parse(self, prompt: Prompt, answer: Answer, width: int, height: int) -> Parsed: ...
 
     def close(self) -> None:
         """Answers what was submitted, then lets the device go."""

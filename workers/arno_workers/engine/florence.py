@@ -1,125 +1,189 @@
-"""One replica of Florence-2: transformers' own implementation, driven by `model.generate`.
+"""One replica of Florence-2: what stands between the scheduler's plan and the stages that do it.
 
-The vision tower runs once per picture, whatever the number of its prompts. Prompts of the same length and limit are
-generated together; there is no padding, so that batching never changes an answer.
+Weights are transformers' own. The stages (`vision`, `encoder`, `decoder`) use its modules where these are fast, and do
+the same in another way where they are not; each is tested against the original.
 """
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL.Image import Image, Resampling
+from PIL.Image import Image
 from transformers import Florence2ForConditionalGeneration, Florence2Processor
-from transformers.modeling_outputs import BaseModelOutput
 
 from arno_shared.errors import ModelUnusable
-from arno_shared.messages import Prompt
+from arno_shared.messages import GenerationOptions, Prompt
+from arno_shared.names import Lane
 from arno_shared.prompts import TASKS, Takes
 from arno_shared.results import Generation, ModelFacts
 from arno_shared.settings import WorkerSettings
-from arno_workers.engine import Answer, Ask, Pixels
+from arno_workers.engine import Answer, Ask, Parsed, Pixels
+from arno_workers.engine.beams import Hypothesis
+from arno_workers.engine.confidence import Confidences
+from arno_workers.engine.decoder import DecoderWeights
+from arno_workers.engine.encoder import TextEncoder
+from arno_workers.engine.generation import GenerationRules
 from arno_workers.engine.locate import Located, folder_revision
+from arno_workers.engine.memory import fitting_pictures, fitting_slots
+from arno_workers.engine.pixels import PixelRecipe
+from arno_workers.engine.precision import choose_dtype
 from arno_workers.engine.regions import quantize
+from arno_workers.engine.repetition import runs_in_a_loop
+from arno_workers.engine.scheduler import Admission, Limits, Picture, Request, Scheduler, Work
+from arno_workers.engine.slots import SlotBanks
+from arno_workers.engine.staging import Staging
+from arno_workers.engine.vision import VisionTower
+
+_REMEMBERED_SENTENCES = 4096
+_ENCODER_REQUESTS = 64
 
 
 class FlorenceReplica:
     def __init__(self, located: Located, settings: WorkerSettings, device: str) -> None:
         """Loads the model. Raises ModelUnusable."""
-        dtype = _dtype(settings.dtype, device)
         try:
             where: dict[str, Any] = {"revision": located.revision} if located.revision else {}
             self._processor: Any = Florence2Processor.from_pretrained(located.source, **where)
-            model: Any = Florence2ForConditionalGeneration.from_pretrained(located.source, dtype=dtype, **where)
+            model: Any = Florence2ForConditionalGeneration.from_pretrained(located.source, dtype="auto", **where)
         except Exception as error:
             raise ModelUnusable(f"the model {settings.model!r} cannot be loaded: {error}") from error
-        self._device, self._dtype = device, dtype
-        self._model = model.to(device).eval()
-        self._max_sequences = settings.max_batch_images
-        self._recipe = _Recipe(self._processor.image_processor, device, dtype)
-        text_config = self._model.config.text_config
-        self._max_positions = int(text_config.max_position_embeddings)
-        self._image_tokens = int(self._processor.num_image_tokens)
-        generation = self._model.generation_config
-        # The limit is given with each call; a standing one would only be warned about.
-        generation.max_length = None
-        self.generation: Generation | None = Generation(
-            num_beams=generation.num_beams or 1,
-            no_repeat_ngram_size=generation.no_repeat_ngram_size or 0,
-            length_penalty=1.0 if generation.length_penalty is None else generation.length_penalty,
-            early_stopping=bool(generation.early_stopping),
-        )
+        dtype = choose_dtype(settings.dtype, device, stored=model.dtype)
+        model = model.to(device=device, dtype=dtype).eval()
         self.model = ModelFacts(
             id=settings.model,
-            revision=self._revision(located),
+            revision=_revision(located, model),
             dtype=str(dtype).removeprefix("torch."),
         )
+        self._device = device
+        self._rules = GenerationRules.of(model.generation_config)
+        self._tokenizer = self._processor.tokenizer
+        self._first_location = int(self._tokenizer.convert_tokens_to_ids("<loc_0>"))
+        self._max_positions = int(model.config.text_config.max_position_embeddings)
+        self._image_tokens = int(self._processor.num_image_tokens)
+        self._confidences = Confidences(self._processor)
+        self._recipe = PixelRecipe(self._processor.image_processor, device, dtype)
+        self.scaled_to = (self._recipe.width, self._recipe.height) if settings.pixels == "fast" else None
+        self.prompt_ids = lru_cache(_REMEMBERED_SENTENCES)(self._prompt_ids)
+        with torch.inference_mode():
+            self._vision, self._encoder = VisionTower(model), TextEncoder(model)
+            self._banks = SlotBanks(
+                DecoderWeights(model),
+                self._rules,
+                self._image_tokens,
+                device,
+                lambda slot_bytes: settings.slots or fitting_slots(device, slot_bytes),
+            )
+        self.limits = Limits(
+            vision_images=settings.max_batch_images
+            or fitting_pictures(device, _widest_bytes(model.config.vision_config, self._recipe, dtype)),
+            encoder_requests=_ENCODER_REQUESTS,
+            slots=lambda num_beams: self._banks[num_beams].slots,
+        )
+        self._staging = Staging(self.limits.vision_images, self._recipe.height, self._recipe.width, device)
 
     def warm_up(self) -> None:
-        """Runs every kind of prompt once. Raises ModelUnusable when the model does not answer."""
-        picture = np.zeros((self._recipe.height, self._recipe.width, 3), np.uint8)
-        asks = [Ask(self._sentence(token, "something"), 4) for token in TASKS]
+        sentences = [self._sentence(token, "something") for token in TASKS]
         try:
-            self.annotate([picture], [asks])
+            self.answer_all([self.picture(self._blank(), sentences, max_new_tokens=4)])
         except Exception as error:
             raise ModelUnusable(f"the model {self.model.id!r} fails on a blank picture: {error}") from error
+
+    def rehearse(self) -> None:
+        """A little of every kind of work, to be timed."""
+        sentence = self._sentence("<CAPTION>", "")
+        pictures = min(4, self.limits.vision_images)
+        self.answer_all([self.picture(self._blank(), [sentence] * 2, max_new_tokens=8) for _ in range(pictures)])
+
+    def generation(self, options: GenerationOptions) -> Generation | None:
+        return self._rules.with_options(options).as_facts()
 
     def prepare(self, image: Image) -> Pixels:
         return self._recipe.resize(image)
 
-    def ask(self, prompt: Prompt, width: int, height: int) -> Ask:
-        task = TASKS[prompt.task]
+    def ask(self, prompt: Prompt, width: int, height: int, options: GenerationOptions) -> Ask:
         given = prompt.text or ""
         if prompt.region is not None:
             given = quantize(prompt.region, width, height)
-        # An answer cannot be longer than the decoder has positions for.
-        return Ask(self._sentence(prompt.task, given.strip()), min(task.max_new_tokens, self._max_positions - 2))
+        limit = options.max_new_tokens or TASKS[prompt.task].max_new_tokens
+        if self._rules.max_new_tokens is not None:
+            limit = min(limit, self._rules.max_new_tokens)
+        return Ask(
+            sentence=self._sentence(prompt.task, given.strip()),
+            # An answer cannot be longer than the decoder has positions for.
+            max_new_tokens=min(limit, self._max_positions - 2),
+            num_beams=self._rules.with_options(options).num_beams,
+        )
+
+    def picture(self, pixels: Pixels, sentences: Sequence[str], max_new_tokens: int) -> Picture:
+        """A picture to be answered by the checkpoint's own rules, for `answer_all`."""
+        picture = Picture(pixels, Lane.BULK)
+        picture.requests = [
+            Request(picture, self.prompt_ids(sentence), self._rules.num_beams, max_new_tokens) for sentence in sentences
+        ]
+        return picture
+
+    def answer_all(self, pictures: Sequence[Picture]) -> None:
+        """Answers every request of these, and of nobody else, on this thread."""
+        scheduler = Scheduler(self.limits)
+        for picture in pictures:
+            scheduler.submit(picture)
+        while not scheduler.idle:
+            for request, answer in self.run(scheduler.schedule()):
+                request.answer = answer
+                scheduler.retire(request)
 
     @torch.inference_mode()
-    def annotate(self, pictures: Sequence[Pixels], asks: Sequence[Sequence[Ask]]) -> list[tuple[Answer, ...]]:
-        features = self._model.get_image_features(self._recipe.to_device(pictures)).pooler_output
-        answers: dict[tuple[int, int], Answer] = {}
-        for wanted, prompt_ids, max_new_tokens in self._groups(asks):
-            of_pictures = features[[picture for picture, _ in wanted]]
-            given = self._generate(of_pictures, prompt_ids, max_new_tokens)
-            answers.update(zip(wanted, given, strict=True))
-        return [tuple(answers[i, j] for j in range(len(prompts))) for i, prompts in enumerate(asks)]
+    def run(self, work: Work) -> list[tuple[Request, Answer]]:
+        if work.vision:
+            self._see(work.vision)
+        for admission in work.admissions:
+            self._admit(admission)
+        for admission in work.admissions:
+            for request in admission.requests:
+                if not request.picture.unplaced:
+                    request.picture.features = None
+        return [
+            (request, _answer(request, hypothesis))
+            for step in work.steps
+            for request, hypothesis in self._banks[step.num_beams].step(step, self._image_tokens)
+        ]
 
-    def parse(self, prompt: Prompt, answer: Answer, width: int, height: int) -> Any:
-        parsed = self._processor.post_process_generation(text=answer.raw, task=prompt.task, image_size=(width, height))
-        return parsed[prompt.task]
+    def reset(self) -> None:
+        self._banks.reset()
 
-    def _groups(self, asks: Sequence[Sequence[Ask]]) -> Iterator[tuple[list[tuple[int, int]], list[list[int]], int]]:
-        """Asks that can be generated together, `(picture, ask)` each, with the token ids of their prompts."""
-        groups: dict[tuple[int, int], list[tuple[tuple[int, int], list[int]]]] = defaultdict(list)
-        for i, prompts in enumerate(asks):
-            for j, ask in enumerate(prompts):
-                ids = self._prompt_ids(ask.sentence)
-                groups[len(ids), ask.max_new_tokens].append(((i, j), ids))
-        for (_, max_new_tokens), members in groups.items():
-            for start in range(0, len(members), self._max_sequences):
-                batch = members[start : start + self._max_sequences]
-                yield [where for where, _ in batch], [ids for _, ids in batch], max_new_tokens
+    def is_out_of_memory(self, error: Exception) -> bool:
+        # torch's allocator for CPUs has no class of its own for it.
+        return isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in str(error)
 
-    def _generate(self, features: torch.Tensor, prompt_ids: list[list[int]], max_new_tokens: int) -> Iterator[Answer]:
-        """`features`: sequences × image tokens × width, the projected pictures that stand before each prompt."""
-        ids = torch.tensor(prompt_ids, device=self._device)
-        embedded = torch.cat([features, self._model.get_input_embeddings()(ids).to(features.dtype)], dim=1)
-        mask = torch.ones(embedded.shape[:2], dtype=torch.long, device=self._device)
-        encoder = self._model.model.language_model.encoder
-        encoded = BaseModelOutput(last_hidden_state=encoder(inputs_embeds=embedded, attention_mask=mask)[0])
-        generated = self._model.generate(encoder_outputs=encoded, attention_mask=mask, max_new_tokens=max_new_tokens)
-        return (self._answer(sequence, max_new_tokens) for sequence in generated.tolist())
+    def parse(self, prompt: Prompt, answer: Answer, width: int, height: int) -> Parsed:
+        raw = self._tokenizer.decode(answer.ids, skip_special_tokens=False)
+        value = self._processor.post_process_generation(text=raw, task=prompt.task, image_size=(width, height))
+        value = value[prompt.task]
+        return Parsed(
+            raw=raw,
+            value=value,
+            confidences=self._confidences.of(prompt.task, answer.ids, answer.logprobs, raw, value),
+            repetitive=runs_in_a_loop(answer.ids, self._first_location, self._rules.eos_ids[0]),
+        )
 
-    def _answer(self, sequence: list[int], max_new_tokens: int) -> Answer:
-        """The sequence begins with the decoder's start token and is padded after its end."""
-        ids = sequence[1:]
-        while ids and ids[-1] == self._processor.tokenizer.pad_token_id:
-            ids.pop()
-        raw = self._processor.tokenizer.decode(ids, skip_special_tokens=False)
-        return Answer(raw=raw, tokens=len(ids), truncated=len(ids) >= max_new_tokens)
+    def _see(self, pictures: Sequence[Picture]) -> None:
+        """The vision tower, once for each picture."""
+        pixels = self._staging.to_device([picture.pixels for picture in pictures])
+        for picture, features in zip(pictures, self._vision(self._recipe.normalise(pixels)), strict=True):
+            picture.features = features
+
+    def _admit(self, admission: Admission) -> None:
+        """The text encoder, for prompts of one length, into their slots."""
+        features = torch.stack([request.picture.features for request in admission.requests])
+        prompt_ids = torch.tensor([request.prompt_ids for request in admission.requests], device=self._device)
+        keys, values = self._encoder(features, prompt_ids)
+        self._banks[admission.num_beams].begin(admission.requests, keys, values)
+
+    def _blank(self) -> Pixels:
+        return np.zeros((self._recipe.height, self._recipe.width, 3), np.uint8)
 
     def _sentence(self, token: str, given: str) -> str:
         sentences = self._processor.task_prompts_without_inputs
@@ -127,47 +191,29 @@ class FlorenceReplica:
             return str(sentences[token])
         return str(self._processor.task_prompts_with_input[token].replace("{input}", given))
 
-    def _prompt_ids(self, sentence: str) -> list[int]:
+    def _prompt_ids(self, sentence: str) -> tuple[int, ...]:
         """Cut so that picture and prompt fit the encoder's positions; the closing token stays."""
-        tokenizer = self._processor.tokenizer
-        text = tokenizer.bos_token + sentence + tokenizer.eos_token
-        ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
+        text = self._tokenizer.bos_token + sentence + self._tokenizer.eos_token
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
         room = self._max_positions - self._image_tokens
-        return ids if len(ids) <= room else [*ids[: room - 1], ids[-1]]
-
-    def _revision(self, located: Located) -> str:
-        if located.revision is None:
-            return folder_revision(Path(located.source))
-        return str(getattr(self._model.config, "_commit_hash", None) or located.revision)
+        return tuple(ids if len(ids) <= room else [*ids[: room - 1], ids[-1]])
 
 
-class _Recipe:
-    """How the checkpoint's image processor makes pixels: resize on the host, the rest on the device."""
-
-    def __init__(self, processor: Any, device: str, dtype: torch.dtype) -> None:
-        """Raises ModelUnusable when the processor does something that is not done here."""
-        if not (processor.do_resize and processor.do_rescale and processor.do_normalize) or processor.do_center_crop:
-            raise ModelUnusable("the image processor must resize, rescale and normalise, and not crop")
-        self.height, self.width = int(processor.size["height"]), int(processor.size["width"])
-        self._resample = Resampling(int(processor.resample))
-        self._device, self._dtype = device, dtype
-        self._scale = float(processor.rescale_factor)
-        self._mean = torch.tensor(processor.image_mean, device=device).view(1, 3, 1, 1)
-        self._std = torch.tensor(processor.image_std, device=device).view(1, 3, 1, 1)
-
-    def resize(self, image: Image) -> Pixels:
-        if image.size != (self.width, self.height):
-            image = image.resize((self.width, self.height), self._resample)
-        return np.asarray(image)
-
-    def to_device(self, pictures: Sequence[Pixels]) -> torch.Tensor:
-        """uint8 pictures → normalised `(pictures, 3, height, width)`."""
-        pixels = torch.from_numpy(np.stack(pictures)).to(self._device).permute(0, 3, 1, 2)
-        return ((pixels * self._scale - self._mean) / self._std).to(self._dtype).contiguous()
+def _answer(request: Request, hypothesis: Hypothesis) -> Answer:
+    ids = hypothesis.ids
+    return Answer(ids, hypothesis.logprobs, hypothesis.forced, truncated=len(ids) >= request.max_new_tokens)
 
 
-def _dtype(name: str, device: str) -> torch.dtype:
-    if name == "auto":
-        return torch.bfloat16 if device.startswith("cuda") else torch.float32
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
+def _revision(located: Located, model: Any) -> str:
+    if located.revision is None:
+        return folder_revision(Path(located.source))
+    return str(getattr(model.config, "_commit_hash", None) or located.revision)
+
+
+def _widest_bytes(vision: Any, recipe: PixelRecipe, dtype: torch.dtype) -> int:
+    """Of the widest tensor between two of the tower's layers, for one picture."""
+    places, widest = recipe.height * recipe.width, 0
+    for stride, channels in zip(vision.patch_stride, vision.embed_dim, strict=True):
+        places //= stride**2
+        widest = max(widest, places * channels)
+    return widest * dtype.itemsize

@@ -1,32 +1,51 @@
-"""What an engine drives: one copy of a model, used by one thread."""
+"""What the engine drives: one copy of a model on one device, used by one thread."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from PIL.Image import Image
 
-from arno_shared.messages import Prompt
+from arno_shared.messages import GenerationOptions, Prompt
 from arno_shared.results import Generation, ModelFacts
-from arno_workers.engine import Answer, Ask, Pixels
+from arno_workers.engine import Answer, Ask, Parsed, Pixels
+from arno_workers.engine.scheduler import Limits, Request, Work
 
 
 class Replica(Protocol):
+    """`run`, `reset` and `warm_up` are called by the device's thread alone, the rest by any."""
+
     @property
     def model(self) -> ModelFacts: ...
 
     @property
-    def generation(self) -> Generation | None: ...
+    def scaled_to(self) -> tuple[int, int] | None: ...
+
+    @property
+    def limits(self) -> Limits: ...
+
+    def generation(self, options: GenerationOptions) -> Generation | None: ...
 
     def prepare(self, image: Image) -> Pixels: ...
 
-    def ask(self, prompt: Prompt, width: int, height: int) -> Ask: ...
+    def ask(self, prompt: Prompt, width: int, height: int, options: GenerationOptions) -> Ask: ...
 
-    def annotate(self, pictures: Sequence[Pixels], asks: Sequence[Sequence[Ask]]) -> list[tuple[Answer, ...]]:
-        """The answers to each picture's asks, in order. Called by the device's thread alone."""
+    def prompt_ids(self, sentence: str) -> tuple[int, ...]: ...
+
+    def run(self, work: Work) -> Sequence[tuple[Request, Answer]]:
+        """Does the work; the requests whose answers have ended, whether in this work or in earlier ones.
+
+        When it raises, nothing that is in flight can be relied upon until `reset`.
+        """
         ...
+
+    def reset(self) -> None:
+        """Forgets all that is in flight."""
+        ...
+
+    def is_out_of_memory(self, error: Exception) -> bool: ...
 
     def warm_up(self) -> None:
         """Answers every kind of prompt about a blank picture. Raises ModelUnusable when it cannot."""
         ...
 
-    def parse(self, prompt: Prompt, answer: Answer, width: int, height: int) -> Any: ...
+    def parse(self, prompt: Prompt, answer: Answer, width: int, height: int) -> Parsed: ...

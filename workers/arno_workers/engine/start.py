@@ -8,8 +8,8 @@ from arno_shared.settings import WorkerSettings
 from arno_shared.storage import ObjectStore
 from arno_workers.engine import Engine
 from arno_workers.engine.locate import locate
+from arno_workers.engine.loop import EngineLoop
 from arno_workers.engine.null import NullReplica
-from arno_workers.engine.plain import PlainEngine
 from arno_workers.engine.replica import Replica
 
 log = get_logger(__name__)
@@ -21,15 +21,17 @@ def start_engine(settings: WorkerSettings, device: str, store: ObjectStore, on_b
     `on_broken` is called when the replica fails for good later on. Raises ModelUnusable, MissingExtra.
     """
     replica: Replica = NullReplica() if settings.engine == "null" else _florence(settings, device, store)
-    return PlainEngine(replica, settings.max_batch_images, settings.max_ready_images, on_broken)
+    return EngineLoop(replica, settings.max_ready_images, on_broken)
 
 
 def _florence(settings: WorkerSettings, device: str, store: ObjectStore) -> Replica:
+    """A replica that has answered once."""
     try:
         import torch
         import transformers
 
         from arno_workers.engine.florence import FlorenceReplica
+        from arno_workers.engine.threads import choose_threads
     except ImportError as error:
         if error.name in ("torch", "transformers", "numpy"):
             raise MissingExtra("A worker", "worker") from None
@@ -45,5 +47,7 @@ def _florence(settings: WorkerSettings, device: str, store: ObjectStore) -> Repl
         raise ModelUnusable("--device cuda, but torch sees no CUDA device; check the driver, or use --device cpu")
     replica = FlorenceReplica(locate(settings, store), settings, device)
     replica.warm_up()
+    if device == "cpu" and not settings.torch_threads:
+        choose_threads(replica.rehearse)
     log.info("replica ready", model=replica.model.id, revision=replica.model.revision, device=device)
     return replica

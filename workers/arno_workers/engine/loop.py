@@ -1,0 +1,152 @@
+"""The engine's loop: schedule, run, retire; and what happens when that goes wrong."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from threading import Thread
+from time import perf_counter
+
+from PIL.Image import Image
+
+from arno_shared.errors import ItemError, ModelFailed
+from arno_shared.logs import get_logger
+from arno_shared.messages import GenerationOptions, Prompt
+from arno_shared.names import Lane
+from arno_shared.results import Generation, ModelFacts
+from arno_workers.engine import Answer, Answered, Ask, Deliver, Parsed, Pixels
+from arno_workers.engine.replica import Replica
+from arno_workers.engine.scheduler import Picture, Request, Scheduler
+from arno_workers.handover import Handover
+
+log = get_logger(__name__)
+
+_LINGER_S = 0.002
+"""Pictures come in flocks, and a batch takes far longer than this: waiting once makes fewer and fuller batches."""
+
+
+@dataclass(slots=True)
+class _Owner:
+    """Who is told of a picture's answers, and when it came."""
+
+    deliver: Deliver
+    submitted_s: float
+    began_s: float = 0.0
+
+
+class EngineLoop:
+    """One thread that owns the replica's device. See `arno_workers.engine.Engine`."""
+
+    def __init__(self, replica: Replica, max_ready_images: int, on_broken: Callable[[], None]) -> None:
+        """`on_broken` is called once, when the replica itself fails: from then on nothing is answered."""
+        self._replica = replica
+        self._scheduler = Scheduler(replica.limits)
+        self._inbox: Handover[Picture] = Handover(max_ready_images, lambda: self._scheduler.waiting)
+        self._on_broken = on_broken
+        self._thread = Thread(target=self._run, name="device", daemon=True)
+        self._thread.start()
+
+    @property
+    def model(self) -> ModelFacts:
+        return self._replica.model
+
+    @property
+    def scaled_to(self) -> tuple[int, int] | None:
+        return self._replica.scaled_to
+
+    def generation(self, options: GenerationOptions) -> Generation | None:
+        return self._replica.generation(options)
+
+    def prepare(self, image: Image) -> Pixels:
+        return self._replica.prepare(image)
+
+    def ask(self, prompt: Prompt, width: int, height: int, options: GenerationOptions) -> Ask:
+        return self._replica.ask(prompt, width, height, options)
+
+    def submit(self, pixels: Pixels, asks: Sequence[Ask], lane: Lane, deliver: Deliver) -> None:
+        picture = Picture(pixels, lane, _Owner(deliver, perf_counter()))
+        picture.requests = [
+            Request(picture, self._replica.prompt_ids(ask.sentence), ask.num_beams, ask.max_new_tokens) for ask in asks
+        ]
+        self._inbox.put(picture)
+
+    def parse(self, prompt: Prompt, answer: Answer, width: int, height: int) -> Parsed:
+        return self._replica.parse(prompt, answer, width, height)
+
+    def close(self) -> None:
+        self._inbox.close()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while self._take_in():
+                try:
+                    self._advance(self._scheduler)
+                except Exception as error:
+                    self._rescue(self._scheduler.withdraw(), error)
+        except Exception:
+            log.exception("the replica is broken: it fails on a blank picture too")
+            self._on_broken()
+
+    def _take_in(self) -> bool:
+        """Gives the scheduler what was submitted; waits for it when there is nothing else to do. False at the end."""
+        if self._scheduler.idle:
+            pictures = self._inbox.take(self._scheduler.limits.vision_images, _LINGER_S)
+            if not pictures:
+                return False
+        else:
+            pictures = self._inbox.take_now()
+        for picture in pictures:
+            self._scheduler.submit(picture)
+        return True
+
+    def _advance(self, scheduler: Scheduler) -> None:
+        work = scheduler.schedule()
+        if work.vision:
+            self._begin(work.vision)
+        for request, answer in self._replica.run(work):
+            request.answer = answer
+            if (picture := scheduler.retire(request)) is not None:
+                self._deliver(picture)
+
+    def _begin(self, pictures: Sequence[Picture]) -> None:
+        self._inbox.wake()
+        now_s = perf_counter()
+        for picture in pictures:
+            picture.owner.began_s = now_s
+
+    def _deliver(self, picture: Picture) -> None:
+        owner: _Owner = picture.owner
+        answers = tuple(request.answer for request in picture.requests)
+        wait_s, model_s = owner.began_s - owner.submitted_s, perf_counter() - owner.began_s
+        owner.deliver(Answered(answers, wait_s * 1000, model_s * 1000))
+
+    def _rescue(self, pictures: Sequence[Picture], error: Exception) -> None:
+        """Answers pictures in whose run something failed: in smaller batches, in halves, and in the end alone.
+
+        Raises what the replica raises on a blank picture: then no picture is to blame, and none may fail for it.
+        """
+        if not pictures:
+            raise error
+        self._replica.reset()
+        if self._replica.is_out_of_memory(error) and self._scheduler.limits.shrink():
+            log.warning("out of memory: batches are halved", vision_images=self._scheduler.limits.vision_images)
+            self._run_apart(pictures)
+        elif len(pictures) == 1:
+            self._replica.warm_up()
+            log.error("the model failed on one picture", error=repr(error))
+            failure: ItemError = ModelFailed(f"the model failed on this picture: {type(error).__name__}: {error}")
+            pictures[0].owner.deliver(failure)
+        else:
+            middle = len(pictures) // 2
+            self._run_apart(pictures[:middle])
+            self._run_apart(pictures[middle:])
+
+    def _run_apart(self, pictures: Sequence[Picture]) -> None:
+        """Runs these to their end before anything else."""
+        scheduler = Scheduler(self._scheduler.limits)
+        for picture in pictures:
+            scheduler.submit(picture)
+        try:
+            while not scheduler.idle:
+                self._advance(scheduler)
+        except Exception as error:
+            self._rescue([picture for picture in pictures if picture.unanswered], error)

@@ -1,0 +1,65 @@
+"""How many pictures and slots fit into a device's free memory."""
+
+import os
+from pathlib import Path
+
+import torch
+
+_SLOTS_SHARE, _VISION_SHARE = 0.6, 0.2
+"""Of the memory that is free once the model is loaded; the rest is for the encoder, and for slots of other searches."""
+
+_MOST_SLOTS = {"cpu": 64, "cuda": 512}
+_MOST_PICTURES = {"cpu": 16, "cuda": 64}
+"""More makes nothing faster: a step costs as much for each slot from there on."""
+
+_LIVE_TENSORS = 12
+"""Tensors as large as the widest of the tower that live at a time, roughly: a feed-forward layer has eight."""
+
+
+def fitting_slots(device: str, slot_bytes: int) -> int:
+    return _fitting(free_bytes(device) * _SLOTS_SHARE, slot_bytes, _MOST_SLOTS[torch.device(device).type])
+
+
+def fitting_pictures(device: str, widest_bytes: int) -> int:
+    """`widest_bytes`: of the widest tensor in the vision tower, for one picture."""
+    room_bytes = free_bytes(device) * _VISION_SHARE
+    return _fitting(room_bytes, widest_bytes * _LIVE_TENSORS, _MOST_PICTURES[torch.device(device).type])
+
+
+def free_bytes(device: str) -> int:
+    """What is free on a GPU, or for this process on this machine: the container's limit counts."""
+    if torch.device(device).type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free
+    return min(_available_bytes(), _left_in_container_bytes())
+
+
+def _fitting(room_bytes: float, each_bytes: int, most: int) -> int:
+    return max(1, min(most, int(room_bytes // each_bytes)))
+
+
+def _available_bytes() -> int:
+    for line in _lines("/proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    # Not Linux: half of all there is, as a guess.
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _left_in_container_bytes() -> int:
+    """By control groups, version 2 and 1; without a limit, more than any machine has."""
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        limits, uses = _lines(limit), _lines(used)
+        if limits and uses and limits[0].isdigit():
+            return max(0, int(limits[0]) - int(uses[0]))
+    return 2**63
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []

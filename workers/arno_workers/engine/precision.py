@@ -1,0 +1,19 @@
+"""The numbers that a replica computes with."""
+
+import torch
+
+
+def choose_dtype(asked: str, device: str, stored: torch.dtype) -> torch.dtype:
+    """`asked` by name, or for `auto`: bfloat16 on CUDA, and on a CPU that computes in it, if the checkpoint is `stored`
+    in half precision; float32 elsewhere. A checkpoint in float32 is meant to be run so, and small ones gain nothing.
+    """
+    if asked != "auto":
+        dtype: torch.dtype = getattr(torch, asked)
+        return dtype
+    if device.startswith("cuda"):
+        return torch.bfloat16
+    return torch.bfloat16 if stored != torch.float32 and _cpu_has_bfloat16() else torch.float32
+
+
+def _cpu_has_bfloat16() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -1,0 +1,266 @@
+"""Decides what the device does next. Plain data: no torch, no threads, no clock.
+
+A picture waits for the vision tower; then each of its requests (one for each prompt) waits for a slot; then it stands
+in its slot, one step at a time, until its answer ends. What holds, whatever comes in which order:
+
+- every request is answered once, and no slot holds two;
+- slots are filled before the vision tower looks at more pictures, and the oldest request that waits is the first to go;
+- interactive ones go before bulk ones, but of four that go while both wait, one is bulk: nobody waits for ever.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count, groupby
+from typing import Any, Generic, Protocol, TypeVar
+
+from arno_shared.names import Lane
+
+INTERACTIVE_IN_A_ROW = 3
+"""How many interactive ones may pass a bulk one that waits."""
+
+
+@dataclass(eq=False, slots=True)
+class Request:
+    """One prompt of one picture."""
+
+    picture: "Picture"
+    prompt_ids: tuple[int, ...]
+    num_beams: int
+    max_new_tokens: int
+    slot: int | None = None
+    steps: int = 0
+    """Steps that were scheduled since it got its slot."""
+    answer: Any = None
+
+    @property
+    def order(self) -> int:
+        return self.picture.order
+
+
+@dataclass(eq=False, slots=True)
+class Picture:
+    """A picture on its way through the engine. `pixels`, `features` and `owner` belong to others."""
+
+    pixels: Any
+    lane: Lane
+    owner: Any = None
+    requests: list[Request] = field(default_factory=list)
+    features: Any = None
+    """What the vision tower saw; dropped when the last of its requests has a slot."""
+    order: int = -1
+    """Its place among all pictures; given by the scheduler."""
+    unplaced: int = 0
+    """Requests that have no slot yet."""
+    unanswered: int = 0
+
+
+@dataclass(slots=True)
+class Limits:
+    """What memory allows. Out of memory lowers it."""
+
+    vision_images: int
+    encoder_requests: int
+    slots: Callable[[int], int]
+    """How many slots there are for requests with that many beams."""
+
+    def shrink(self) -> bool:
+        """Halves the batches; False when they cannot be smaller."""
+        if self.vision_images == self.encoder_requests == 1:
+            return False
+        self.vision_images = max(1, self.vision_images // 2)
+        self.encoder_requests = max(1, self.encoder_requests // 2)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Requests with prompts of one length and as many beams, each with its new slot."""
+
+    num_beams: int
+    requests: Sequence[Request]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One token for every request that stands in a slot below `slots`."""
+
+    num_beams: int
+    slots: int
+    prompt_tokens: int
+    """Of the longest prompt among them."""
+    steps: int
+    """Of the one that stands there longest, this one included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the device does next, in this order."""
+
+    vision: Sequence[Picture]
+    admissions: Sequence[Admission]
+    steps: Sequence[Step]
+
+
+class _Waits(Protocol):
+    @property
+    def order(self) -> int: ...
+
+
+W = TypeVar("W", bound=_Waits)
+
+
+class _Line(Generic[W]):
+    """Who waits, by lane and by a key. The oldest goes first, and takes along those with the same key."""
+
+    def __init__(self, key: Callable[[W], Hashable]) -> None:
+        self._key = key
+        self._lanes: dict[Lane, dict[Hashable, deque[W]]] = {lane: {} for lane in Lane}
+        self._in_a_row = 0
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def waiting_in(self, lane: Lane) -> bool:
+        return bool(self._lanes[lane])
+
+    def join(self, one: W, lane: Lane) -> None:
+        self._lanes[lane].setdefault(self._key(one), deque()).append(one)
+        self._length += 1
+
+    def take(self, most: int) -> Iterator[W]:
+        while most > 0 and self._length:
+            lane, at_once = self._turn()
+            queues = self._lanes[lane]
+            key = min(queues, key=lambda key: queues[key][0].order)
+            for _ in range(min(most, at_once, len(queues[key]))):
+                yield queues[key].popleft()
+                self._length -= 1
+                most -= 1
+            if not queues[key]:
+                del queues[key]
+
+    def _turn(self) -> tuple[Lane, int]:
+        """Whose turn it is, and for how many at most."""
+        if not self.waiting_in(Lane.BULK):
+            return Lane.INTERACTIVE, self._length
+        if not self.waiting_in(Lane.INTERACTIVE):
+            self._in_a_row = 0
+            return Lane.BULK, self._length
+        if self._in_a_row < INTERACTIVE_IN_A_ROW:
+            self._in_a_row += 1
+            return Lane.INTERACTIVE, 1
+        self._in_a_row = 0
+        return Lane.BULK, 1
+
+
+class _Pool:
+    """The slots for requests with one number of beams."""
+
+    def __init__(self, num_beams: int, slots: int) -> None:
+        self.num_beams = num_beams
+        self.free = list(range(slots))
+        self.standing: dict[int, Request] = {}
+        self.ready: _Line[Request] = _Line(lambda request: len(request.prompt_ids))
+        # A few at a time: the encoder has a price for each call, and an empty slot one for each step.
+        self._worth_a_call = max(1, slots // 8)
+
+    def admit(self, encoder_requests: int) -> Iterator[Admission]:
+        """Fills free slots from those who are ready, the lowest first, so that steps stay short."""
+        urgent = self.ready.waiting_in(Lane.INTERACTIVE)
+        if self.standing and len(self.free) < self._worth_a_call and not urgent:
+            return
+        requests = sorted(self.ready.take(len(self.free)), key=lambda request: len(request.prompt_ids))
+        for request in requests:
+            request.slot = heapq.heappop(self.free)
+            self.standing[request.slot] = request
+        for _, equals in groupby(requests, key=lambda request: len(request.prompt_ids)):
+            group = list(equals)
+            for first in range(0, len(group), encoder_requests):
+                yield Admission(self.num_beams, group[first : first + encoder_requests])
+
+    def step(self) -> Step:
+        standing = self.standing.values()
+        for request in standing:
+            request.steps += 1
+        return Step(
+            num_beams=self.num_beams,
+            slots=max(self.standing) + 1,
+            prompt_tokens=max(len(request.prompt_ids) for request in standing),
+            steps=max(request.steps for request in standing),
+        )
+
+    def leave(self, slot: int) -> None:
+        del self.standing[slot]
+        heapq.heappush(self.free, slot)
+
+
+class Scheduler:
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._order = count()
+        self._waiting: _Line[Picture] = _Line(lambda _: None)
+        self._pools: dict[int, _Pool] = {}
+        self._begun: dict[int, Picture] = {}
+
+    @property
+    def waiting(self) -> int:
+        """Pictures that the vision tower has not taken."""
+        return len(self._waiting)
+
+    @property
+    def idle(self) -> bool:
+        return not len(self._waiting) and not self._begun
+
+    def submit(self, picture: Picture) -> None:
+        """Also a picture that was withdrawn from another scheduler: it begins anew."""
+        picture.order = next(self._order)
+        picture.features = None
+        picture.unplaced = picture.unanswered = len(picture.requests)
+        for request in picture.requests:
+            request.slot, request.steps, request.answer = None, 0, None
+            if request.num_beams not in self._pools:
+                self._pools[request.num_beams] = _Pool(request.num_beams, self.limits.slots(request.num_beams))
+        self._waiting.join(picture, picture.lane)
+
+    def schedule(self) -> Work:
+        """What to run now. It counts as done: when it fails, `withdraw` takes everything back."""
+        pictures = self._next_pictures()
+        for picture in pictures:
+            self._begun[picture.order] = picture
+            for request in picture.requests:
+                self._pools[request.num_beams].ready.join(request, picture.lane)
+        pools = list(self._pools.values())
+        admissions = [admission for pool in pools for admission in pool.admit(self.limits.encoder_requests)]
+        for admission in admissions:
+            for request in admission.requests:
+                request.picture.unplaced -= 1
+        return Work(pictures, admissions, [pool.step() for pool in pools if pool.standing])
+
+    def retire(self, request: Request) -> Picture | None:
+        """Frees the slot of a request that has its answer; its picture, when that was the last one."""
+        assert request.slot is not None
+        self._pools[request.num_beams].leave(request.slot)
+        request.slot = None
+        picture = request.picture
+        picture.unanswered -= 1
+        if picture.unanswered:
+            return None
+        del self._begun[picture.order]
+        return picture
+
+    def withdraw(self) -> list[Picture]:
+        """Takes back every picture that was begun, the oldest first; all slots are free."""
+        for pool in self._pools.values():
+            for slot in list(pool.standing):
+                pool.leave(slot)
+            list(pool.ready.take(len(pool.ready)))
+        return [self._begun.pop(order) for order in sorted(self._begun)]
+
+    def _next_pictures(self) -> list[Picture]:
+        """A batch for the vision tower, when those it has seen do not fill the free slots."""
+        ready = sum(len(pool.ready) for pool in self._pools.values())
+        free = sum(len(pool.free) for pool in self._pools.values())
+        return list(self._waiting.take(self.limits.vision_images)) if ready < free else []

@@ -1,0 +1,112 @@
+"""The slots in which answers grow: a bank for each number of beams, made when it is first asked for."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from arno_shared.logs import get_logger
+from arno_workers.engine.beams import Hypothesis
+from arno_workers.engine.caches import SlotCaches
+from arno_workers.engine.decoder import Decoder, DecoderWeights
+from arno_workers.engine.generation import GenerationRules
+from arno_workers.engine.scheduler import Request, Step
+from arno_workers.engine.stepper import DirectStepper, GraphStepper, Stepper
+
+log = get_logger(__name__)
+
+
+class SlotBank:
+    """The slots for requests with one number of beams, and who stands in them."""
+
+    def __init__(self, decoder: Decoder, stepper: Stepper, rules: GenerationRules, device: str) -> None:
+        self.slots = decoder.slots
+        self._decoder, self._stepper, self._rules, self._device = decoder, stepper, rules, device
+        self._standing: dict[int, Request] = {}
+        self._since: dict[int, int] = {}
+        self._steps = 0
+
+    def begin(self, requests: Sequence[Request], keys: Tensor, values: Tensor) -> None:
+        """keys, values: of the cross-attention, (layers, requests, heads, image and prompt tokens, head width)."""
+        slots = [request.slot for request in requests if request.slot is not None]
+        limits = [request.max_new_tokens for request in requests]
+        self._decoder.begin(self._tensor(slots), self._tensor(limits), keys, values)
+        self._standing.update(zip(slots, requests, strict=True))
+        self._since.update(dict.fromkeys(slots, self._steps))
+
+    def step(self, step: Step, image_tokens: int) -> Iterator[tuple[Request, Hypothesis]]:
+        """One token more for everybody; those whose answers are known to have ended."""
+        tokens = min(len(self._rules.prefix) + step.steps - 1, self._decoder.max_tokens)
+        self._stepper.step(step.slots, image_tokens + step.prompt_tokens, tokens)
+        self._steps += 1
+        known = self._steps - self._stepper.behind
+        # What was said before a slot was given away is not about who stands in it now.
+        done = [slot for slot, done in enumerate(self._stepper.done()) if done]
+        ended = [slot for slot in done if self._since.get(slot, known) < known]
+        if ended:
+            for slot, hypothesis in zip(ended, self._decoder.answers(ended), strict=True):
+                del self._since[slot]
+                yield self._standing.pop(slot), hypothesis
+
+    def reset(self) -> None:
+        self._standing.clear()
+        self._since.clear()
+        self._decoder.beams.stop_all()
+
+    def _tensor(self, values: Sequence[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.long, device=self._device)
+
+
+class SlotBanks:
+    """Makes banks when they are asked for."""
+
+    def __init__(
+        self,
+        weights: DecoderWeights,
+        rules: GenerationRules,
+        image_tokens: int,
+        device: str,
+        how_many: Callable[[int], int],
+    ) -> None:
+        """`how_many` slots of so many bytes each are there room for?"""
+        self._weights, self._rules, self._image_tokens = weights, rules, image_tokens
+        self._device, self._how_many = device, how_many
+        self._banks: dict[int, SlotBank] = {}
+
+    def __getitem__(self, num_beams: int) -> SlotBank:
+        if num_beams not in self._banks:
+            self._banks[num_beams] = self._make(self._rules.with_beams(num_beams))
+        return self._banks[num_beams]
+
+    def reset(self) -> None:
+        for bank in self._banks.values():
+            bank.reset()
+
+    def slot_bytes(self, num_beams: int) -> int:
+        weights = self._weights
+        return SlotCaches.bytes_per_slot(
+            layers=len(weights.layers),
+            heads=weights.heads,
+            width=weights.width,
+            prompt_tokens=weights.max_tokens,
+            tokens=weights.max_tokens,
+            beams=num_beams,
+            dtype=weights.dtype,
+        )
+
+    def _make(self, rules: GenerationRules) -> SlotBank:
+        slots = self._how_many(self.slot_bytes(rules.num_beams))
+        while True:
+            try:
+                decoder = Decoder(self._weights, rules, slots, self._weights.max_tokens, self._device)
+                break
+            except (torch.OutOfMemoryError, MemoryError):
+                if slots == 1:
+                    raise
+                slots //= 2
+                log.warning("out of memory: fewer slots", slots=slots, beams=rules.num_beams)
+        stepper: Stepper = DirectStepper(decoder)
+        if torch.device(self._device).type == "cuda":
+            stepper = GraphStepper(decoder, self._image_tokens)
+        log.info("slots made", slots=slots, beams=rules.num_beams)
+        return SlotBank(decoder, stepper, rules, self._device)
