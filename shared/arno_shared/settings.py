@@ -75,7 +75,7 @@ class WorkerSettings(_Group):
     else float32."""
     pixels: Literal["exact", "fast"] = "exact"
     """`exact`: what the checkpoint's image processor makes of a picture, bit for bit. `fast`: JPEGs are scaled down
-    while they are decoded, though never below the model's input."""
+    while they are decoded, though never below the model's input, and resized by torch."""
     torch_threads: int = Field(default=0, ge=0)
     """Threads of torch on CPU; 0 measures at the start how many pay."""
     engine: Literal["florence", "null"] = "florence"

@@ -15,7 +15,6 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from arno_shared import errors
-from arno_workers import jpeg
 from arno_workers.decode import FORMATS, Picture, _to_rgb, decode
 
 MAX_PIXELS = 1_000_000
@@ -236,16 +235,6 @@ def test_an_orientation_that_does_not_exist() -> None:
 # -- scaled down while they are decoded --------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["Pillow", "simplejpeg"])
-def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Decodes JPEGs with simplejpeg installed, and without."""
-    if request.param == "Pillow":
-        monkeypatch.setattr(jpeg, "simplejpeg", None)
-    else:
-        pytest.importorskip("simplejpeg")
-    return str(request.param)
-
-
 def _smooth(size: tuple[int, int]) -> Image.Image:
     """Its corners in different colours, and what lies between them without edges: scaled down, it stays the same."""
     return _corners().resize((2, 2), Image.Resampling.NEAREST).resize(size, Image.Resampling.BICUBIC)
@@ -260,7 +249,7 @@ def _outcome(data: bytes, scaled_to: tuple[int, int] | None) -> Picture | str:
 
 
 @pytest.mark.parametrize("orientation", _STORED)
-def test_a_scaled_jpeg_is_upright_and_knows_its_full_size(decoder: str, orientation: int) -> None:
+def test_a_scaled_jpeg_is_upright_and_knows_its_full_size(orientation: int) -> None:
     """The picture is three times as wide and four times as high as the model's input, however it is stored."""
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -268,13 +257,13 @@ def test_a_scaled_jpeg_is_upright_and_knows_its_full_size(decoder: str, orientat
     data = _saved(_STORED[orientation](upright), "JPEG", quality=95, exif=exif)
     picture = decode(data, MAX_PIXELS, (110, 40))
     assert (picture.width, picture.height) == (330, 160)
-    assert picture.image.size == {"Pillow": (165, 80), "simplejpeg": (124, 60)}[decoder]
+    assert picture.image.size == (165, 80)
     assert _close(picture.image, upright.resize(picture.image.size), tolerance=16)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("progressive", [False, True])
-def test_a_scaled_jpeg_is_never_smaller_than_the_models_input(decoder: str, mode: str, progressive: bool) -> None:
+def test_a_scaled_jpeg_is_never_smaller_than_the_models_input(mode: str, progressive: bool) -> None:
     dice = random.Random(3)
     scaled = 0
     for _ in range(60):
@@ -293,7 +282,7 @@ def test_a_scaled_jpeg_is_never_smaller_than_the_models_input(decoder: str, mode
     assert scaled > 10
 
 
-def test_a_jpeg_that_cannot_be_smaller_is_what_it_always_was(decoder: str) -> None:
+def test_a_jpeg_that_cannot_be_smaller_is_what_it_always_was() -> None:
     data = _saved(_noise((64, 48)), "JPEG")
     for least in ((64, 48), (768, 768), (1, 48), (64, 1), (60, 45), (1, 49)):
         assert _outcome(data, least) == _outcome(data, None)
@@ -305,7 +294,7 @@ def test_other_formats_are_not_scaled(format: str) -> None:
     assert _outcome(data, (8, 8)) == _outcome(data, None)
 
 
-def test_the_first_frame_is_scaled(decoder: str) -> None:
+def test_the_first_frame_is_scaled() -> None:
     second = Image.new("RGB", (64, 48), "blue")
     data = _saved(Image.new("RGB", (64, 48), "red"), "MPO", save_all=True, append_images=[second])
     picture = decode(data, MAX_PIXELS, (8, 6))
@@ -313,7 +302,7 @@ def test_the_first_frame_is_scaled(decoder: str) -> None:
     assert _close(picture.image, Image.new("RGB", (8, 6), "red"), tolerance=3)
 
 
-def test_pixels_are_counted_before_scaling(decoder: str) -> None:
+def test_pixels_are_counted_before_scaling() -> None:
     data = _saved(_noise((64, 48)), "JPEG")
     assert decode(data, 64 * 48, (8, 6)).image.size == (8, 6)
     with pytest.raises(errors.TooManyPixels, match="64×48"):
@@ -349,32 +338,14 @@ def _disguised(data: bytes) -> bytes:
     [_lossless((320, 240)), _disguised(_lossless((320, 240))), _padded(_saved(_noise(), "JPEG"))],
     ids=["lossless", "disguised", "padded"],
 )
-def test_jpegs_that_cannot_be_scaled_are_decoded_whole(decoder: str, data: bytes) -> None:
+def test_jpegs_that_cannot_be_scaled_are_decoded_whole(data: bytes) -> None:
     whole = _outcome(data, None)
     assert isinstance(whole, Picture)
     assert _outcome(data, (20, 15)) == whole
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        _saved(_noise().convert("CMYK"), "JPEG"),
-        _saved(_noise(), "JPEG", progressive=True),
-        _saved(_noise(), "JPEG", keep_rgb=True),
-    ],
-    ids=["CMYK", "progressive", "RGB"],
-)
-def test_unusual_jpegs_are_left_to_pillow(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = _outcome(data, (24, 18))
-    monkeypatch.setattr(jpeg, "simplejpeg", None)
-    alone = _outcome(data, (24, 18))
-    assert given == alone
-    assert isinstance(alone, Picture)
-    assert alone.image.size == (32, 24)
-
-
 @pytest.mark.parametrize("progressive", [False, True])
-def test_a_truncated_jpeg_fails_scaled_as_it_fails_whole(decoder: str, progressive: bool) -> None:
+def test_a_truncated_jpeg_fails_scaled_as_it_fails_whole(progressive: bool) -> None:
     data = _saved(_noise((200, 120)), "JPEG", progressive=progressive)
     for length in [*range(0, len(data), 97), *range(len(data) - 30, len(data) + 1)]:
         scaled, whole = _outcome(data[:length], (50, 40)), _outcome(data[:length], None)
@@ -385,7 +356,7 @@ def test_a_truncated_jpeg_fails_scaled_as_it_fails_whole(decoder: str, progressi
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_a_broken_jpeg_fails_scaled_as_it_fails_whole(decoder: str, mode: str) -> None:
+def test_a_broken_jpeg_fails_scaled_as_it_fails_whole(mode: str) -> None:
     data = _saved(_noise((200, 120)).convert(mode), "JPEG", quality=60, restart_marker_rows=2)
     dice = random.Random(5)
     failed = 0
@@ -402,18 +373,7 @@ def test_a_broken_jpeg_fails_scaled_as_it_fails_whole(decoder: str, mode: str) -
     assert 40 < failed < 360
 
 
-def test_simplejpeg_need_not_be_installed() -> None:
-    data = _saved(_noise((64, 48)), "JPEG")
-    code = (
-        "import sys; sys.modules['simplejpeg'] = None; from arno_workers.decode import decode;"
-        f"print(decode({data!r}, 10**6, (24, 18)).image.size)"
-    )
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "(32, 24)\n"
-    )
-
-
-def test_a_scaled_picture_does_not_hold_on_to_its_file(decoder: str) -> None:
+def test_a_scaled_picture_does_not_hold_on_to_its_file() -> None:
     image = decode(_saved(_noise(), "JPEG"), MAX_PIXELS, (8, 6)).image
     assert getattr(image, "fp", None) is None
 

@@ -154,3 +154,21 @@ def test_a_step_that_nobody_knows_is_refused() -> None:
     processor.do_flip_channel_order = True
     with pytest.raises(ModelUnusable, match="do_flip_channel_order"):
         _recipe(processor)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1300, 1000), (640, 480), (768, 768), (2000, 900)])
+def test_fast_pixels_are_at_most_one_step_away(size: tuple[int, int]) -> None:
+    processor = CLIPImageProcessorPil(**FLORENCE)
+    # Noise is clipped by both, in another order.
+    picture = _noise(40, 30).resize(size, Image.Resampling.BICUBIC)
+    exact = PixelRecipe(processor, "cpu", torch.float32).resize(picture)
+    fast = PixelRecipe(processor, "cpu", torch.float32, fast=True).resize(picture)
+    assert fast.shape == exact.shape
+    assert np.abs(fast.astype(int) - exact.astype(int)).max() <= 1
+
+
+def test_fast_pixels_are_exact_where_torch_has_no_such_resizing() -> None:
+    processor = CLIPImageProcessorPil(**{**FLORENCE, "resample": Image.Resampling.LANCZOS})
+    exact = PixelRecipe(processor, "cpu", torch.float32).resize(_noise(300, 200))
+    fast = PixelRecipe(processor, "cpu", torch.float32, fast=True).resize(_noise(300, 200))
+    assert np.array_equal(fast, exact)

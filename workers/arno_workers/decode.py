@@ -111,8 +111,8 @@ def _scaled(image: JpegImagePlugin.JpegImageFile, data: bytes, scaled_to: tuple[
     (width, height), (least_width, least_height) = image.size, scaled_to
     if _turn(image) in _SIDEWAYS:
         width, height, least_width, least_height = height, width, least_height, least_width
-    rgb = _to_rgb(load_smaller(image, data, (least_width, least_height)))
-    return Picture(_upright(rgb, image), width, height, "JPEG")
+    load_smaller(image, data, (least_width, least_height))
+    return Picture(_upright(_to_rgb(image), image), width, height, "JPEG")
 
 
 def _upright(rgb: Image.Image, source: Image.Image) -> Image.Image:

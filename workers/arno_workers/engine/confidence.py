@@ -46,7 +46,6 @@ class _Span(NamedTuple):
 class _Found(NamedTuple):
     label: str
     spans: tuple[_Span, ...]
-    """Where the object is written, in order."""
 
 
 class Confidences:
@@ -116,13 +115,12 @@ class _Text:
         self._totals = list(accumulate((min(logprob, 0.0) for logprob in kept), initial=0.0))
 
     def mean_logprob(self, spans: Iterable[_Span]) -> float:
-        """Over the tokens that have a part in the spans, each counted once."""
-        total, count, done = 0.0, 0, 0
+        """Over the tokens that have a part in the spans."""
+        total, count = 0.0, 0
         for start, end in spans:
-            if start < end:
-                first, done = max(bisect_right(self._ends, start), done), bisect_left(self._starts, end)
-                total += self._totals[done] - self._totals[first]
-                count += done - first
+            first, last = bisect_right(self._ends, start), bisect_left(self._starts, end)
+            total += self._totals[last] - self._totals[first]
+            count += last - first
         return total / count
 
 

@@ -64,8 +64,9 @@ class FlorenceReplica:
         self._max_positions = int(model.config.text_config.max_position_embeddings)
         self._image_tokens = int(self._processor.num_image_tokens)
         self._confidences = Confidences(self._processor)
-        self._recipe = PixelRecipe(self._processor.image_processor, device, dtype)
-        self.scaled_to = (self._recipe.width, self._recipe.height) if settings.pixels == "fast" else None
+        fast = settings.pixels == "fast"
+        self._recipe = PixelRecipe(self._processor.image_processor, device, dtype, fast=fast)
+        self.scaled_to = (self._recipe.width, self._recipe.height) if fast else None
         self.prompt_ids = lru_cache(_REMEMBERED_SENTENCES)(self._prompt_ids)
         with torch.inference_mode():
             self._vision, self._encoder = VisionTower(model), TextEncoder(model)

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL.Image import Image, Resampling
 from transformers.image_transforms import normalize, rescale
@@ -13,11 +14,17 @@ from arno_shared.errors import ModelUnusable
 _STEPS = {"do_convert_rgb", "do_resize", "do_rescale", "do_normalize"}
 """What a processor may do. Pictures are in RGB already; the rest is done here."""
 
+_FAST_MODES = {Resampling.BICUBIC: "bicubic", Resampling.BILINEAR: "bilinear"}
+"""What torch resizes with as Pillow does, but for rounding."""
+
 
 class PixelRecipe:
-    """Gives, in float32 and bit for bit, what transformers' image processor on Pillow and numpy gives."""
+    """Gives, in float32 and bit for bit, what transformers' image processor on Pillow and numpy gives.
 
-    def __init__(self, image_processor: Any, device: str, dtype: torch.dtype) -> None:
+    With `fast`, torch resizes: several times faster than Pillow, and seldom more than one step of 255 away from it.
+    """
+
+    def __init__(self, image_processor: Any, device: str, dtype: torch.dtype, *, fast: bool = False) -> None:
         """Raises ModelUnusable when the processor does something that is not done here."""
         steps = {name for name in dir(image_processor) if name.startswith("do_") and getattr(image_processor, name)}
         if "do_resize" not in steps or steps - _STEPS:
@@ -46,13 +53,21 @@ class PixelRecipe:
             constant.to(device) for constant in (self._divisor, self._mean, self._std)
         )
         self._dtype = dtype
+        self._fast_mode = _FAST_MODES.get(self._resample) if fast else None
 
     def resize(self, image: Image) -> NDArray[np.uint8]:
         """An RGB picture as the model takes it: height × width × 3. From any thread."""
         if image.size != (self.width, self.height):
+            if self._fast_mode:
+                return self._resize_fast(image, self._fast_mode)
             image = image.resize((self.width, self.height), self._resample)
         # Not asarray: torch warns of the memory that it gives, which must not be written.
         return np.array(image)
+
+    def _resize_fast(self, image: Image, mode: str) -> NDArray[np.uint8]:
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+        resized = F.interpolate(pixels, (self.height, self.width), mode=mode, antialias=True)
+        return resized[0].permute(1, 2, 0).contiguous().numpy()
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8, pictures × height × width × 3, on the device → pictures × 3 × height × width, channels last."""
