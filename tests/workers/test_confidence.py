@@ -145,11 +145,12 @@ def test_removed_tokens_in_the_middle_count_for_nothing(processor: Any) -> None:
     check(processor, known.OD, ids, [1, *range(3, 3 + len(square)), after, after + 1, after + 3, after + 4])
 
 
-def test_text_that_only_looks_removed_is_removed_too(processor: Any) -> None:
-    spelled = [id_ for char in "</s>" for id_ in encode(processor, char)]
-    assert len(spelled) == 4
+@pytest.mark.parametrize("looks", [["<", "s", ">"], ["<", "/", "s", ">"], ["<", "/", "<s>", "s", ">"]])
+def test_text_that_only_looks_like_removed_tokens_is_removed_too(processor: Any, looks: list[str]) -> None:
+    spelled = [id_ for piece in looks for id_ in encode(processor, piece)]
+    assert len(spelled) == len(looks)
     ids = [*encode(processor, "red square"), *spelled, *encode(processor, FOUR)]
-    check(processor, known.OD, ids, [0, 1, 6, 7, 8, 9])
+    check(processor, known.OD, ids, [0, 1, *range(len(ids) - 4, len(ids))])
 
 
 def test_all_tokens_of_a_character_count(processor: Any) -> None:
