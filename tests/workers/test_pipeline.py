@@ -40,6 +40,7 @@ class FakeEngine:
     """Gives every ask the same answer at once, and remembers what came to it."""
 
     model = ModelFacts(id="fake", revision="0", dtype="none")
+    busy_s = 0.0
 
     def __init__(
         self,

@@ -68,7 +68,7 @@ def run_node(settings: Settings, device: str, name: str) -> int:
         return 1 if broken.is_set() else code
     finally:
         stopping.set()
-        log.info("worker stopped", worker=worker)
+        log.info("worker stopped", worker=worker, device_busy_s=round(engine.busy_s, 3))
 
 
 def _release(ledger: Ledger, sender: Sender, stopping: Event) -> None:

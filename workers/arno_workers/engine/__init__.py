@@ -82,6 +82,11 @@ class Engine(Protocol):
     def model(self) -> ModelFacts: ...
 
     @property
+    def busy_s(self) -> float:
+        """How long the device has worked so far, the host's part in it included."""
+        ...
+
+    @property
     def scaled_to(self) -> tuple[int, int] | None:
         """Width and height that a decoder may scale a picture down to while it decodes, and never below.
 

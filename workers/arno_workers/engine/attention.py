@@ -11,6 +11,6 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | float) 
     not count. As plain matrix products: with one to five queries for hundreds of keys, `scaled_dot_product_attention`
     is a third slower on a CPU.
     """
-    weights = queries @ keys.transpose(-1, -2)
-    weights = torch.softmax(weights * queries.shape[-1] ** -0.5 + bias, -1, dtype=torch.float32)
+    weights = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
+    weights = torch.softmax(weights + bias, -1, dtype=torch.float32)
     return weights.to(values.dtype) @ values

@@ -186,38 +186,34 @@ class Beams:
         """What scores of sequences of that length, start token included, are divided by: (slots, 1)."""
         return ((length - 1).double() ** self.rules.length_penalty).float()[:, None]
 
-    def best(self, slots: Tensor) -> list[Hypothesis]:
-        """The answers of slots that are done, (n,): a copy to the host, which waits for the device."""
-        length = self.finished_length[slots, 0].tolist()
-        longest = max(length)
-        tokens, parents = self.tokens[slots, :, :longest].tolist(), self.parents[slots, :, :longest].tolist()
-        logprobs = self.logprobs[slots, :, :longest].tolist()
-        row, token = self.finished_row[slots, 0].tolist(), self.finished_token[slots, 0].tolist()
-        logprob = self.finished_logprob[slots, 0].tolist()
-        limit = self.max_length[slots].tolist()
-        return [
-            self._read_back(tokens[n], parents[n], logprobs[n], row[n], token[n], logprob[n], length[n], limit[n])
-            for n in range(len(length))
-        ]
+    def best(self, slots: Tensor, tokens: int) -> list[Hypothesis]:
+        """The answers of slots that are done, (n,), none with more than `tokens`. Waits for the device."""
+        facts = (self.finished_length, self.finished_row, self.finished_token)
+        whole = torch.cat(
+            (
+                torch.stack([fact[slots, 0] for fact in facts], 1),
+                self.max_length[slots, None],
+                self.tokens[slots, :, :tokens].flatten(1),
+                self.parents[slots, :, :tokens].flatten(1),
+            ),
+            1,
+        )
+        real = torch.cat((self.finished_logprob[slots, :1], self.logprobs[slots, :, :tokens].flatten(1)), 1)
+        # Two copies for all there is to know: each waits for what the device is doing.
+        return [self._read_back(*pair, tokens) for pair in zip(whole.tolist(), real.tolist(), strict=True)]
 
-    def _read_back(
-        self,
-        tokens: list[list[int]],
-        parents: list[list[int]],
-        logprobs: list[list[float]],
-        row: int,
-        token: int,
-        logprob: float,
-        length: int,
-        limit: int,
-    ) -> Hypothesis:
+    def _read_back(self, whole: list[int], real: list[float], tokens: int) -> Hypothesis:
+        """One slot's best sequence, from its end to its start; `whole` and `real` as `best` packs them."""
+        length, row, token, limit = whole[:4]
+        said, parents = whole[4 : 4 + self.rules.num_beams * tokens], whole[4 + self.rules.num_beams * tokens :]
         prefix = self.rules.prefix
-        ids, logs = [token], [logprob]
-        for place in range(length - 2, len(prefix) - 1, -1):
-            ids.append(tokens[row][place])
-            logs.append(logprobs[row][place])
-            row = parents[row][place]
+        ids, logprobs = [token], [real[0]]
+        for position in range(length - 2, len(prefix) - 1, -1):
+            place = row * tokens + position
+            ids.append(said[place])
+            logprobs.append(real[1 + place])
+            row = parents[place]
         ids.extend(reversed(prefix[1:]))
-        logs.extend(0.0 for _ in prefix[1:])
+        logprobs.extend(0.0 for _ in prefix[1:])
         forced = len(prefix) - 1 + (length == limit and self.rules.forced_eos_id is not None)
-        return Hypothesis(tuple(reversed(ids)), tuple(reversed(logs)), forced)
+        return Hypothesis(tuple(reversed(ids)), tuple(reversed(logprobs)), forced)

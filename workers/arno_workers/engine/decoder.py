@@ -7,13 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arno_workers.engine.attention import attend
-from arno_workers.engine.beams import Beams, Hypothesis
+from arno_workers.engine.beams import Beams
 from arno_workers.engine.caches import SlotCaches
 from arno_workers.engine.generation import GenerationRules
+from arno_workers.engine.largest import BLOCK, largest
 from arno_workers.engine.linear import Fused
 from arno_workers.engine.rules import ban_repeated_ngrams
-
-_VOCABULARY_MULTIPLE = 64
 
 
 class _Layer:
@@ -46,9 +45,9 @@ class DecoderWeights:
         self.heads: int = text.decoder_attention_heads
         self.width: int = text.d_model // text.decoder_attention_heads
         self.max_tokens: int = text.max_position_embeddings
-        # Spare columns: a place for what is banned from nothing, and a size that matrix products like.
+        # Spare columns, at least one: a place for what is banned from nothing, and a size that divides well.
         self.vocabulary: int = model.lm_head.weight.shape[0]
-        spare = _VOCABULARY_MULTIPLE - self.vocabulary % _VOCABULARY_MULTIPLE
+        spare = BLOCK - self.vocabulary % BLOCK
         self.head = F.pad(model.lm_head.weight.detach(), (0, 0, 0, spare))
         self.head_bias = F.pad(self.head.new_zeros(self.vocabulary), (0, spare), value=-torch.inf)
 
@@ -96,6 +95,7 @@ class Decoder:
     def step(self, slots: int, prompt_tokens: int, tokens: int) -> None:
         """One token for the first `slots` slots, whose prompts have at most `prompt_tokens` and answers `tokens`."""
         weights, beams = self._weights, self.beams
+        self.caches.make_room(prompt_tokens, tokens)
         said, position = beams.enter(slots)
         x = weights.embed(said, position)
         # Every row of a slot is looked at by all of its beams, but each sees its own past alone.
@@ -105,17 +105,15 @@ class Decoder:
             x = layer.own_norm(x + layer.own_out(self._own_attention(number, layer, x, position, tokens, own_bias)))
             x = layer.cross_norm(x + layer.cross_out(self._cross_attention(number, layer, x, prompt_tokens)))
             x = layer.feed_forward(x)
-        logprobs = F.linear(x.flatten(0, 1), weights.head, weights.head_bias).float().log_softmax(-1)
+        logits = F.linear(x.flatten(0, 1), weights.head, weights.head_bias)
+        logprobs = torch.log_softmax(logits, -1, dtype=torch.float32)
         if self._rules.no_repeat_ngram_size:
             sequences = beams.sequences(slots, tokens).flatten(0, 1)
             lengths = beams.length[:slots, None].expand(-1, self._rules.num_beams).reshape(-1, 1)
             ban_repeated_ngrams(logprobs, sequences, lengths, self._rules.no_repeat_ngram_size)
-        best, candidates = logprobs.topk(self._rules.candidates)
+        best, candidates = largest(logprobs, self._rules.candidates)
         shape = (slots, self._rules.num_beams, self._rules.candidates)
         beams.advance(slots, tokens, best.view(shape), candidates.view(shape))
-
-    def answers(self, slots: list[int]) -> list[Hypothesis]:
-        return self.beams.best(torch.tensor(slots, device=self._slot.device))
 
     def _own_attention(
         self, number: int, layer: _Layer, x: Tensor, position: Tensor, tokens: int, bias: Tensor

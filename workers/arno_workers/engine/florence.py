@@ -34,7 +34,7 @@ from arno_workers.engine.regions import quantize
 from arno_workers.engine.repetition import runs_in_a_loop
 from arno_workers.engine.scheduler import Admission, Limits, Picture, Request, Scheduler, Work
 from arno_workers.engine.slots import SlotBanks
-from arno_workers.engine.staging import Staging
+from arno_workers.engine.staging import pin, to_device, whole_numbers
 from arno_workers.engine.vision import VisionTower
 
 _REMEMBERED_SENTENCES = 4096
@@ -83,7 +83,6 @@ class FlorenceReplica:
             encoder_requests=_ENCODER_REQUESTS,
             slots=lambda num_beams: self._banks[num_beams].slots,
         )
-        self._staging = Staging(self.limits.vision_images, self._recipe.height, self._recipe.width, device)
 
     def warm_up(self) -> None:
         sentences = [self._sentence(token, "something") for token in TASKS]
@@ -102,7 +101,7 @@ class FlorenceReplica:
         return self._rules.with_options(options).as_facts()
 
     def prepare(self, image: Image) -> Pixels:
-        return self._recipe.resize(image)
+        return pin(self._recipe.resize(image), self._device)
 
     def ask(self, prompt: Prompt, width: int, height: int, options: GenerationOptions) -> Ask:
         given = prompt.text or ""
@@ -172,19 +171,19 @@ class FlorenceReplica:
 
     def _see(self, pictures: Sequence[Picture]) -> None:
         """The vision tower, once for each picture."""
-        pixels = self._staging.to_device([picture.pixels for picture in pictures])
+        pixels = to_device([picture.pixels for picture in pictures], self._device)
         for picture, features in zip(pictures, self._vision(self._recipe.normalise(pixels)), strict=True):
             picture.features = features
 
     def _admit(self, admission: Admission) -> None:
         """The text encoder, for prompts of one length, into their slots."""
         features = torch.stack([request.picture.features for request in admission.requests])
-        prompt_ids = torch.tensor([request.prompt_ids for request in admission.requests], device=self._device)
+        prompt_ids = whole_numbers([request.prompt_ids for request in admission.requests], self._device)
         keys, values = self._encoder(features, prompt_ids)
         self._banks[admission.num_beams].begin(admission.requests, keys, values)
 
     def _blank(self) -> Pixels:
-        return np.zeros((self._recipe.height, self._recipe.width, 3), np.uint8)
+        return pin(np.zeros((self._recipe.height, self._recipe.width, 3), np.uint8), self._device)
 
     def _sentence(self, token: str, given: str) -> str:
         sentences = self._processor.task_prompts_without_inputs

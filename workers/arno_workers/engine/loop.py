@@ -41,6 +41,7 @@ class EngineLoop:
         self._scheduler = Scheduler(replica.limits)
         self._inbox: Handover[Picture] = Handover(max_ready_images, lambda: self._scheduler.waiting)
         self._on_broken = on_broken
+        self.busy_s = 0.0
         self._thread = Thread(target=self._run, name="device", daemon=True)
         self._thread.start()
 
@@ -99,6 +100,7 @@ class EngineLoop:
         return True
 
     def _advance(self, scheduler: Scheduler) -> None:
+        began_s = perf_counter()
         work = scheduler.schedule()
         if work.vision:
             self._begin(work.vision)
@@ -106,6 +108,7 @@ class EngineLoop:
             request.answer = answer
             if (picture := scheduler.retire(request)) is not None:
                 self._deliver(picture)
+        self.busy_s += perf_counter() - began_s
 
     def _begin(self, pictures: Sequence[Picture]) -> None:
         self._inbox.wake()

@@ -11,6 +11,7 @@ from arno_workers.engine.caches import SlotCaches
 from arno_workers.engine.decoder import Decoder, DecoderWeights
 from arno_workers.engine.generation import GenerationRules
 from arno_workers.engine.scheduler import Request, Step
+from arno_workers.engine.staging import whole_numbers
 from arno_workers.engine.stepper import DirectStepper, GraphStepper, Stepper
 
 log = get_logger(__name__)
@@ -44,7 +45,8 @@ class SlotBank:
         done = [slot for slot, done in enumerate(self._stepper.done()) if done]
         ended = [slot for slot in done if self._since.get(slot, known) < known]
         if ended:
-            for slot, hypothesis in zip(ended, self._decoder.answers(ended), strict=True):
+            answers = self._decoder.beams.best(self._tensor(ended), tokens + 1)
+            for slot, hypothesis in zip(ended, answers, strict=True):
                 del self._since[slot]
                 yield self._standing.pop(slot), hypothesis
 
@@ -54,7 +56,7 @@ class SlotBank:
         self._decoder.beams.stop_all()
 
     def _tensor(self, values: Sequence[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.long, device=self._device)
+        return whole_numbers(values, self._device)
 
 
 class SlotBanks:

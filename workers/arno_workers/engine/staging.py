@@ -1,35 +1,38 @@
-"""Takes pictures from the host to the device: as bytes, through pinned memory, without waiting."""
+"""From the host to the device without waiting: through pinned memory, on CUDA.
+
+torch's allocator of pinned memory knows of the copies that read it: it gives a block away again only when they are done,
+so that nobody has to hold on to a picture for longer than he needs it.
+"""
 
 from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from arno_workers.engine import Pixels
+
+def pin(picture: NDArray[Any], device: str) -> Tensor:
+    """A picture, uint8 (height, width, 3), where the device can fetch it. From any thread."""
+    held = torch.from_numpy(picture)
+    return held.pin_memory() if _is_cuda(device) else held
 
 
-class Staging:
-    """Two buffers in turn: one is filled by the host while the other is still being copied."""
+def to_device(pictures: Sequence[Tensor], device: str) -> Tensor:
+    """Pinned pictures → uint8 (pictures, height, width, 3) on the device."""
+    if not _is_cuda(device):
+        return torch.stack(list(pictures))
+    batch = torch.empty((len(pictures), *pictures[0].shape), dtype=torch.uint8, device=device)
+    for place, picture in zip(batch, pictures, strict=True):
+        place.copy_(picture, non_blocking=True)
+    return batch
 
-    def __init__(self, pictures: int, height: int, width: int, device: str) -> None:
-        self._device = torch.device(device)
-        self._on_cuda = self._device.type == "cuda"
-        shape = (pictures, height, width, 3)
-        self._buffers = [torch.empty(shape, dtype=torch.uint8, pin_memory=self._on_cuda) for _ in range(2)]
-        self._copied = [torch.cuda.Event() for _ in self._buffers] if self._on_cuda else []  # type: ignore[no-untyped-call]
-        self._turn = 0
 
-    def to_device(self, pictures: Sequence[Pixels]) -> Tensor:
-        """uint8 (pictures, height, width, 3) on the device. On a CPU it is only good until the call after the next."""
-        self._turn = 1 - self._turn
-        buffer = self._buffers[self._turn][: len(pictures)]
-        if self._on_cuda:
-            # What stands in the buffer may be on its way still.
-            self._copied[self._turn].synchronize()
-        np.stack(pictures, out=buffer.numpy())
-        if not self._on_cuda:
-            return buffer
-        on_device = buffer.to(self._device, non_blocking=True)
-        self._copied[self._turn].record()
-        return on_device
+def whole_numbers(values: Sequence[int] | Sequence[Sequence[int]], device: str) -> Tensor:
+    """As `torch.tensor`, on the device; which there waits until the device has nothing else to do."""
+    numbers = torch.tensor(values, dtype=torch.long)
+    return numbers.pin_memory().to(device, non_blocking=True) if _is_cuda(device) else numbers
+
+
+def _is_cuda(device: str) -> bool:
+    return torch.device(device).type == "cuda"
