@@ -80,12 +80,13 @@ class WorkerSettings(_Group):
     """Threads of torch on CPU; 0 measures at the start how many pay."""
     engine: Literal["florence", "null"] = "florence"
     """`null` answers nothing, at once: for measuring everything but the model."""
-    chunks_in_flight: int = Field(default=4, ge=1)
+    chunks_in_flight: int | None = Field(default=None, ge=1)
+    """Chunks that a worker holds at a time; unset, as many as keep its device busy."""
     fetch_threads: int = Field(default=16, ge=1)
-    max_batch_images: int = Field(default=0, ge=0)
-    """Pictures in one run of the vision tower; 0 takes what the device's free memory allows."""
-    slots: int = Field(default=0, ge=0)
-    """Answers that grow at the same time; 0 takes what the device's free memory allows."""
+    max_batch_images: int | None = Field(default=None, ge=1)
+    """Pictures in one run of the vision tower; unset, what the device's free memory allows."""
+    slots: int | None = Field(default=None, ge=1)
+    """Answers that grow at the same time; unset, what the device's free memory allows."""
     max_ready_images: int = Field(default=128, ge=1)
     """Decoded pictures that may wait for the engine; fetching pauses above it."""
     drain_s: float = Field(default=60, gt=0)

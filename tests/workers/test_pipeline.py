@@ -41,6 +41,7 @@ class FakeEngine:
 
     model = ModelFacts(id="fake", revision="0", dtype="none")
     busy_s = 0.0
+    appetite_images = 1
 
     def __init__(
         self,

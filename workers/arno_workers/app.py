@@ -20,8 +20,11 @@ def worker_app(settings: Settings, worker: str, file_letter: Callable[[DeadLette
     return app
 
 
-def run_worker(app: Celery, settings: Settings, worker: str, on_shutdown: Callable[[], None]) -> int:
-    """Consumes until SIGTERM or SIGINT; the exit code. `on_shutdown` is called when the worker begins to stop."""
+def run_worker(app: Celery, settings: Settings, worker: str, chunks: int, on_shutdown: Callable[[], None]) -> int:
+    """Consumes `chunks` at a time until SIGTERM or SIGINT; the exit code.
+
+    `on_shutdown` is called when the worker begins to stop.
+    """
 
     def shutting_down(**_: Any) -> None:
         on_shutdown()
@@ -33,7 +36,7 @@ def run_worker(app: Celery, settings: Settings, worker: str, on_shutdown: Callab
         "worker",
         # The device's own thread does the work; a chunk's thread waits for it.
         "--pool=threads",
-        f"--concurrency={settings.worker.chunks_in_flight}",
+        f"--concurrency={chunks}",
         f"--hostname={worker}",
         f"--queues={','.join(QUEUES)}",
         f"--loglevel={settings.log_level.upper()}",

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+from math import ceil
 from threading import Event, Thread
 
 from arno_shared.broker import Sender, release_due
@@ -14,6 +15,7 @@ from arno_shared.redis_client import connect
 from arno_shared.settings import Settings
 from arno_shared.storage import ObjectStore
 from arno_workers.app import run_worker, worker_app
+from arno_workers.engine import Engine
 from arno_workers.engine.start import start_engine
 from arno_workers.fetch.reader import ImageReader
 from arno_workers.intake import Intake
@@ -64,11 +66,16 @@ def run_node(settings: Settings, device: str, name: str) -> int:
     Thread(target=_release, args=(ledger, Sender(app), stopping), name="release-due", daemon=True).start()
     log.info("worker starts", worker=worker, device=device)
     try:
-        code = run_worker(app, settings, worker, drain.begin)
+        code = run_worker(app, settings, worker, _chunks_in_flight(settings, engine), drain.begin)
         return 1 if broken.is_set() else code
     finally:
         stopping.set()
         log.info("worker stopped", worker=worker, device_busy_s=round(engine.busy_s, 3))
+
+
+def _chunks_in_flight(settings: Settings, engine: Engine) -> int:
+    """As many as the device has an appetite for, and one that is being committed."""
+    return settings.worker.chunks_in_flight or ceil(engine.appetite_images / settings.producer.chunk_images) + 1
 
 
 def _release(ledger: Ledger, sender: Sender, stopping: Event) -> None:

@@ -82,6 +82,11 @@ class Engine(Protocol):
     def model(self) -> ModelFacts: ...
 
     @property
+    def appetite_images(self) -> int:
+        """Images in flight with which the device never waits, whatever their prompts."""
+        ...
+
+    @property
     def busy_s(self) -> float:
         """How long the device has worked so far, the host's part in it included."""
         ...

@@ -84,6 +84,11 @@ class FlorenceReplica:
             slots=lambda num_beams: self._banks[num_beams].slots,
         )
 
+    @property
+    def appetite_images(self) -> int:
+        # One prompt each in every slot, a batch that is being looked at, and one that is ready for it.
+        return self._banks[self._rules.num_beams].slots + 2 * self.limits.vision_images
+
     def warm_up(self) -> None:
         sentences = [self._sentence(token, "something") for token in TASKS]
         try:

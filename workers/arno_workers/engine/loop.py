@@ -50,6 +50,10 @@ class EngineLoop:
         return self._replica.model
 
     @property
+    def appetite_images(self) -> int:
+        return self._replica.appetite_images
+
+    @property
     def scaled_to(self) -> tuple[int, int] | None:
         return self._replica.scaled_to
 

@@ -16,6 +16,7 @@ _NOTHING_SAID = Parsed(raw="", value=None, confidences=None, repetitive=False)
 class NullReplica:
     model = ModelFacts(id="null", revision="0", dtype="none")
     scaled_to: tuple[int, int] | None = None
+    appetite_images = 96
 
     limits = Limits(vision_images=64, encoder_requests=4096, slots=lambda _: 4096)
 

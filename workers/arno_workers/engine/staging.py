@@ -1,7 +1,7 @@
 """From the host to the device without waiting: through pinned memory, on CUDA.
 
-torch's allocator of pinned memory knows of the copies that read it: it gives a block away again only when they are done,
-so that nobody has to hold on to a picture for longer than he needs it.
+torch's allocator of pinned memory knows of the copies that read it, and gives a block away again only when they are
+done: nobody has to hold on to a picture until it has arrived.
 """
 
 from collections.abc import Sequence
