@@ -188,6 +188,28 @@ def test_a_picture_that_no_memory_is_enough_for_fails_alone() -> None:
     engine.close()
 
 
+def test_a_picture_that_asks_for_more_beams_than_fit_fails_alone() -> None:
+    replica = EchoReplica()
+
+    def slots(num_beams: int) -> int:
+        if num_beams > 3:
+            raise MemoryError("no room for such slots")
+        return 6
+
+    replica.limits.slots = slots
+    replica.may_run.set()
+    engine = loop(replica)
+    deliveries = Deliveries(3)
+    for name, num_beams in (("a", 3), ("wide", 16), ("b", 3)):
+        engine.submit(name, [Ask("one", 8, num_beams)], Lane.BULK, deliveries.for_(name))
+    assert deliveries.all_there.wait(30)
+    (failure,) = deliveries.of.pop("wide")
+    assert isinstance(failure, ModelFailed)
+    assert "no room for such slots" in str(failure)
+    assert [said(outcomes[0]) for outcomes in deliveries.of.values()] == [["aone"], ["bone"]]
+    engine.close()
+
+
 def test_submitting_blocks_while_too_many_pictures_wait() -> None:
     replica = EchoReplica(batch_images=1)
     engine = loop(replica, max_ready_images=2)

@@ -27,6 +27,8 @@ _NOT_DONE = {
     "sequence_bias": (None,),
     "guidance_scale": (None, 1, 1.0),
     "watermarking_config": (None,),
+    "stop_strings": (None,),
+    "max_time": (None,),
     "penalty_alpha": (None, 0.0),
     "dola_layers": (None,),
 }
@@ -57,8 +59,8 @@ class GenerationRules:
                 raise ModelUnusable(f"the model's generation_config sets {name}={value!r}, which is not supported")
         eos = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
         start = config.bos_token_id if config.decoder_start_token_id is None else config.decoder_start_token_id
-        if start is None or not eos or None in eos:
-            raise ModelUnusable("the model's generation_config names no start token, or no end token")
+        if not isinstance(start, int) or not eos or None in eos:
+            raise ModelUnusable("the model's generation_config must name one start token, and an end token")
         forced_eos = config.forced_eos_token_id
         if isinstance(forced_eos, list):
             if len(forced_eos) > 1:

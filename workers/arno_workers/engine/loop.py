@@ -100,8 +100,16 @@ class EngineLoop:
         else:
             pictures = self._inbox.take_now()
         for picture in pictures:
-            self._scheduler.submit(picture)
+            self._enlist(picture)
         return True
+
+    def _enlist(self, picture: Picture) -> None:
+        try:
+            self._scheduler.submit(picture)
+        except Exception as error:
+            # There is no room for slots of its kind, with as many beams as it asks for; others have theirs.
+            log.exception("a picture cannot be taken in")
+            picture.owner.deliver(ModelFailed(f"the model has no room for this: {type(error).__name__}: {error}"))
 
     def _advance(self, scheduler: Scheduler) -> None:
         began_s = perf_counter()
@@ -150,9 +158,9 @@ class EngineLoop:
     def _run_apart(self, pictures: Sequence[Picture]) -> None:
         """Runs these to their end before anything else."""
         scheduler = Scheduler(self._scheduler.limits)
-        for picture in pictures:
-            scheduler.submit(picture)
         try:
+            for picture in pictures:
+                scheduler.submit(picture)
             while not scheduler.idle:
                 self._advance(scheduler)
         except Exception as error:

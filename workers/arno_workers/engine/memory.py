@@ -12,6 +12,8 @@ _MOST_SLOTS = {"cpu": 64, "cuda": 512}
 _MOST_PICTURES = {"cpu": 16, "cuda": 64}
 """More makes nothing faster: a step costs as much for each slot from there on."""
 
+_CONTROL_GROUP = "/sys/fs/cgroup"
+
 _LIVE_TENSORS = 12
 """Tensors as large as the widest of the tower that live at a time, roughly: a feed-forward layer has eight."""
 
@@ -48,13 +50,16 @@ def _available_bytes() -> int:
 
 def _left_in_container_bytes() -> int:
     """By control groups, version 2 and 1; without a limit, more than any machine has."""
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    for limit, used, cached in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
     ):
-        limits, uses = _lines(limit), _lines(used)
+        limits, uses = _lines(f"{_CONTROL_GROUP}/{limit}"), _lines(f"{_CONTROL_GROUP}/{used}")
         if limits and uses and limits[0].isdigit():
-            return max(0, int(limits[0]) - int(uses[0]))
+            stat = f"{_CONTROL_GROUP}/{Path(used).with_name('memory.stat')}"
+            # Files that were read, such as the model's, count as used and are given up when memory is asked for.
+            reclaimable = dict(line.split() for line in _lines(stat)).get(cached, "0")
+            return max(0, int(limits[0]) - int(uses[0]) + int(reclaimable))
     return 2**63
 
 

@@ -5,7 +5,7 @@ import torch
 
 def choose_dtype(asked: str, device: str, stored: torch.dtype) -> torch.dtype:
     """`asked` by name, or for `auto`: bfloat16 on CUDA, and on a CPU that computes in it, if the checkpoint is `stored`
-    in half precision; float32 elsewhere. A checkpoint in float32 is meant to be run so, and small ones gain nothing.
+    in half precision; float32 elsewhere. The few checkpoints in float32 are small, and gain nothing on a CPU.
     """
     if asked != "auto":
         dtype: torch.dtype = getattr(torch, asked)

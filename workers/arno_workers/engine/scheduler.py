@@ -4,13 +4,13 @@ A picture waits for the vision tower; then each of its requests (one for each pr
 in its slot, one step at a time, until its answer ends. What holds, whatever comes in which order:
 
 - every request is answered once, and no slot holds two;
-- slots are filled before the vision tower looks at more pictures, and the oldest request that waits is the first to go;
-- interactive ones go before bulk ones, but of four that go while both wait, one is bulk: nobody waits for ever.
+- the vision tower looks at more pictures of a lane only when those it has seen do not fill the free slots; of the
+  requests that wait, the oldest is the first to go;
+- interactive ones go before bulk ones, but of four that go while both could, one is bulk: nobody waits for ever.
 """
 
 import heapq
-from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, groupby
 from typing import Any, Generic, Protocol, TypeVar
@@ -109,44 +109,50 @@ class _Waits(Protocol):
 
 
 W = TypeVar("W", bound=_Waits)
+K = TypeVar("K", bound=Hashable)
 
 
-class _Line(Generic[W]):
+class _Line(Generic[W, K]):
     """Who waits, by lane and by a key. The oldest goes first, and takes along those with the same key."""
 
-    def __init__(self, key: Callable[[W], Hashable]) -> None:
+    def __init__(self, key: Callable[[W], K]) -> None:
         self._key = key
-        self._lanes: dict[Lane, dict[Hashable, deque[W]]] = {lane: {} for lane in Lane}
+        # Heaps: who was looked at late may be older than those who wait for slots already.
+        self._lanes: dict[Lane, dict[K, list[tuple[int, int, W]]]] = {lane: {} for lane in Lane}
+        self._joined = count()
         self._in_a_row = 0
         self._length = 0
 
     def __len__(self) -> int:
         return self._length
 
-    def waiting_in(self, lane: Lane) -> bool:
-        return bool(self._lanes[lane])
+    def waiting_in(self, lane: Lane) -> int:
+        return sum(map(len, self._lanes[lane].values()))
 
     def join(self, one: W, lane: Lane) -> None:
-        self._lanes[lane].setdefault(self._key(one), deque()).append(one)
+        heapq.heappush(self._lanes[lane].setdefault(self._key(one), []), (one.order, next(self._joined), one))
         self._length += 1
 
-    def take(self, most: int) -> Iterator[W]:
-        while most > 0 and self._length:
-            lane, at_once = self._turn()
+    def take(self, most: int, may_go: Callable[[Lane, K], bool] = lambda *_: True) -> Iterator[W]:
+        """At most so many of those whose lane and key may go now."""
+        going = {lane: [key for key in queues if may_go(lane, key)] for lane, queues in self._lanes.items()}
+        while most > 0 and any(going.values()):
+            lane, at_once = self._turn(going)
             queues = self._lanes[lane]
-            key = min(queues, key=lambda key: queues[key][0].order)
+            key = min(going[lane], key=lambda key: queues[key][0])
             for _ in range(min(most, at_once, len(queues[key]))):
-                yield queues[key].popleft()
+                yield heapq.heappop(queues[key])[-1]
                 self._length -= 1
                 most -= 1
             if not queues[key]:
                 del queues[key]
+                going[lane].remove(key)
 
-    def _turn(self) -> tuple[Lane, int]:
+    def _turn(self, going: Mapping[Lane, Sequence[K]]) -> tuple[Lane, int]:
         """Whose turn it is, and for how many at most."""
-        if not self.waiting_in(Lane.BULK):
+        if not going[Lane.BULK]:
             return Lane.INTERACTIVE, self._length
-        if not self.waiting_in(Lane.INTERACTIVE):
+        if not going[Lane.INTERACTIVE]:
             self._in_a_row = 0
             return Lane.BULK, self._length
         if self._in_a_row < INTERACTIVE_IN_A_ROW:
@@ -163,9 +169,13 @@ class _Pool:
         self.num_beams = num_beams
         self.free = list(range(slots))
         self.standing: dict[int, Request] = {}
-        self.ready: _Line[Request] = _Line(lambda request: len(request.prompt_ids))
+        self.ready: _Line[Request, int] = _Line(lambda request: len(request.prompt_ids))
         # A few at a time: the encoder has a price for each call, and an empty slot one for each step.
         self._worth_a_call = max(1, slots // 8)
+
+    def has_room_for(self, lane: Lane) -> bool:
+        """Whether slots would be left when those of its lane who are ready had theirs."""
+        return self.ready.waiting_in(lane) < len(self.free)
 
     def admit(self, encoder_requests: int) -> Iterator[Admission]:
         """Fills free slots from those who are ready, the lowest first, so that steps stay short."""
@@ -201,7 +211,7 @@ class Scheduler:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._order = count()
-        self._waiting: _Line[Picture] = _Line(lambda _: None)
+        self._waiting: _Line[Picture, frozenset[int]] = _Line(_pools_of)
         self._pools: dict[int, _Pool] = {}
         self._begun: dict[int, Picture] = {}
 
@@ -260,7 +270,13 @@ class Scheduler:
         return [self._begun.pop(order) for order in sorted(self._begun)]
 
     def _next_pictures(self) -> list[Picture]:
-        """A batch for the vision tower, when those it has seen do not fill the free slots."""
-        ready = sum(len(pool.ready) for pool in self._pools.values())
-        free = sum(len(pool.free) for pool in self._pools.values())
-        return list(self._waiting.take(self.limits.vision_images)) if ready < free else []
+        """A batch for the vision tower, of pictures that could have slots."""
+
+        def may_go(lane: Lane, num_beams: frozenset[int]) -> bool:
+            return any(self._pools[each].has_room_for(lane) for each in num_beams)
+
+        return list(self._waiting.take(self.limits.vision_images, may_go))
+
+
+def _pools_of(picture: Picture) -> frozenset[int]:
+    return frozenset(request.num_beams for request in picture.requests)

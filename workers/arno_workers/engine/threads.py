@@ -21,10 +21,7 @@ def choose_threads(run: Callable[[], object]) -> int:
     most = torch.get_num_threads()
     counts = [count for count in (1, 2, 4, 8, 16, 32, 64) if count < most] + [most]
     seconds = {count: _seconds(run, count) for count in counts}
-    chosen = counts[0]
-    for count in counts[1:]:
-        if seconds[count] < seconds[chosen] * _WORTH_MORE:
-            chosen = count
+    chosen = min(count for count in counts if seconds[count] * _WORTH_MORE <= min(seconds.values()))
     torch.set_num_threads(chosen)
     log.info("threads chosen", threads=chosen, seconds={count: round(each, 4) for count, each in seconds.items()})
     return chosen
