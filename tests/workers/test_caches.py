@@ -2,33 +2,38 @@
 
 import torch
 
-from arno_workers.engine.caches import SlotCaches
+from arno_workers.engine.caches import Room, SlotCaches
 
 
-def _caches(prompt_tokens: int = 1024, tokens: int = 512) -> SlotCaches:
+MOST = Room(1024, 512)
+
+
+def _caches(room: Room = Room(64, 64), most: Room = MOST) -> SlotCaches:
     return SlotCaches(
         layers=2,
         slots=3,
         heads=4,
         width=8,
-        prompt_tokens=prompt_tokens,
-        tokens=tokens,
         beams=3,
+        room=room,
+        most=most,
         dtype=torch.float32,
         device="cpu",
     )
 
 
-def test_a_cache_begins_small_and_grows_no_further_than_it_must() -> None:
+def test_a_cache_grows_no_further_than_it_must_and_says_that_it_moved() -> None:
     caches = _caches()
-    assert caches.cross_keys.shape[3] < 1024
-    assert caches.own_keys.shape[3] < 512
+    assert (caches.room, caches.moves) == (Room(64, 64), 0)
+    caches.make_room(64, 64)
+    assert caches.moves == 0
     caches.make_room(1000, 511)
+    assert (caches.room, caches.moves) == (MOST, 2)
     assert caches.cross_keys.shape == caches.cross_values.shape == (2, 3, 4, 1024, 8)
-    assert caches.own_keys.shape == caches.own_values.shape == (2, 3, 4, 512, 3, 8)
-    before = caches.cross_keys.data_ptr()
+    assert caches.own_keys.shape == caches.own_values.shape == (2, 3, 4, 513, 3, 8)
+    before = caches.cross_keys.data_ptr(), caches.own_keys.data_ptr()
     caches.make_room(1024, 512)
-    assert caches.cross_keys.data_ptr() == before
+    assert (caches.cross_keys.data_ptr(), caches.own_keys.data_ptr()) == before
 
 
 def test_growing_keeps_what_was_there_and_masks_what_is_new() -> None:
@@ -56,17 +61,14 @@ def test_a_shorter_prompt_hides_the_longer_one_that_was_there_before() -> None:
 
 
 def test_there_is_always_a_place_for_the_next_token_of_a_slot_that_is_done() -> None:
-    caches = _caches(tokens=100)
-    for tokens in range(1, 100):
+    caches = _caches(room=Room(1, 1), most=Room(1, 100))
+    for tokens in range(1, 101):
         caches.make_room(1, tokens)
         assert caches.own_keys.shape[3] > tokens
 
 
 def test_the_bytes_of_a_slot_are_those_of_its_tensors() -> None:
-    caches = _caches()
-    caches.make_room(1024, 512)
+    caches = _caches(room=MOST)
     tensors = (caches.cross_keys, caches.cross_values, caches.own_keys, caches.own_values)
-    each = SlotCaches.bytes_per_slot(
-        layers=2, heads=4, width=8, prompt_tokens=1024, tokens=512, beams=3, dtype=torch.float32
-    )
+    each = SlotCaches.bytes_per_slot(layers=2, heads=4, width=8, beams=3, room=MOST, dtype=torch.float32)
     assert each == sum(tensor.numel() * tensor.element_size() for tensor in tensors) // 3

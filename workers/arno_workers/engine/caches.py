@@ -5,12 +5,20 @@ past reads it where it stands (see `Beams.lineage`).
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_FIRST_TOKENS = 64
+
+class Room(NamedTuple):
+    """How long what stands in a slot may be."""
+
+    prompt_tokens: int
+    """Of the picture and its prompt."""
+    tokens: int
+    """Of the answer, its start token included."""
 
 
 class SlotCaches:
@@ -23,44 +31,40 @@ class SlotCaches:
         slots: int,
         heads: int,
         width: int,
-        prompt_tokens: int,
-        tokens: int,
         beams: int,
+        room: Room,
+        most: Room,
         dtype: torch.dtype,
         device: str,
     ) -> None:
-        """Room for the longest prompts and answers; on a CPU, for short ones until longer ones come.
-
-        On CUDA, where graphs know their addresses, memory must not move.
-        """
-        self._most = (prompt_tokens, tokens)
-        if torch.device(device).type == "cpu":
-            prompt_tokens, tokens = min(prompt_tokens, _FIRST_TOKENS), min(tokens, _FIRST_TOKENS)
+        """With `room` at first, and `most` when longer ones come."""
+        self.room, self._most = room, most
+        self.moves = 0
+        """How often the tensors have been replaced by longer ones; who knows their addresses must look."""
         # Zeros, not what happens to be there: masked positions are multiplied by 0, and 0 × NaN is NaN.
         zeros = partial(torch.zeros, dtype=dtype, device=device)
-        cross, own = (layers, slots, heads, prompt_tokens, width), (layers, slots, heads, tokens, beams, width)
+        cross = (layers, slots, heads, room.prompt_tokens, width)
+        # One place more than there are tokens: for a slot to write in that is done.
+        own = (layers, slots, heads, room.tokens + 1, beams, width)
         self.cross_keys, self.cross_values = zeros(cross), zeros(cross)
-        self.cross_bias = zeros((slots, 1, 1, prompt_tokens))
+        self.cross_bias = zeros((slots, 1, 1, room.prompt_tokens))
         self.own_keys, self.own_values = zeros(own), zeros(own)
 
     @staticmethod
-    def bytes_per_slot(
-        *, layers: int, heads: int, width: int, prompt_tokens: int, tokens: int, beams: int, dtype: torch.dtype
-    ) -> int:
-        return 2 * layers * heads * width * (prompt_tokens + tokens * beams) * dtype.itemsize
+    def bytes_per_slot(*, layers: int, heads: int, width: int, beams: int, room: Room, dtype: torch.dtype) -> int:
+        return 2 * layers * heads * width * (room.prompt_tokens + (room.tokens + 1) * beams) * dtype.itemsize
 
     def make_room(self, prompt_tokens: int, tokens: int) -> None:
         """So that prompts and answers of these lengths fit; what is in the caches stays."""
-        most_prompt_tokens, most_tokens = self._most
-        now = self.cross_bias.shape[3]
-        if prompt_tokens > now:
-            length = min(2 * prompt_tokens, most_prompt_tokens)
+        if prompt_tokens > self.room.prompt_tokens:
+            length = min(2 * prompt_tokens, self._most.prompt_tokens)
             self.cross_keys, self.cross_values = _longer(self.cross_keys, length), _longer(self.cross_values, length)
-            self.cross_bias = F.pad(self.cross_bias, (0, length - now), value=-torch.inf)
-        # One place more, where a slot writes that is done.
-        if min(tokens + 1, most_tokens) > self.own_keys.shape[3]:
-            length = min(2 * tokens, most_tokens)
-            self.own_keys, self.own_values = _longer(self.own_keys, length), _longer(self.own_values, length)
+            self.cross_bias = F.pad(self.cross_bias, (0, length - self.room.prompt_tokens), value=-torch.inf)
+            self.room, self.moves = self.room._replace(prompt_tokens=length), self.moves + 1
+        if tokens > self.room.tokens:
+            length = min(2 * tokens, self._most.tokens)
+            self.own_keys, self.own_values = _longer(self.own_keys, length + 1), _longer(self.own_values, length + 1)
+            self.room, self.moves = self.room._replace(tokens=length), self.moves + 1
 
     def fill(self, slots: Tensor, keys: Tensor, values: Tensor) -> None:
         """Writes cross-attention keys and values, (L, n, H, prompt tokens, D), of new requests into `slots`, (n,)."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from arno_workers.engine.attention import attend
 from arno_workers.engine.beams import Beams
-from arno_workers.engine.caches import SlotCaches
+from arno_workers.engine.caches import Room, SlotCaches
 from arno_workers.engine.generation import GenerationRules
 from arno_workers.engine.largest import BLOCK, largest
 from arno_workers.engine.linear import Fused
@@ -44,7 +44,7 @@ class DecoderWeights:
         self.layers = [_Layer(layer) for layer in decoder.layers]
         self.heads: int = text.decoder_attention_heads
         self.width: int = text.d_model // text.decoder_attention_heads
-        self.max_tokens: int = text.max_position_embeddings
+        self.max_positions: int = text.max_position_embeddings
         # Spare columns, at least one: a place for what is banned from nothing, and a size that divides well.
         self.vocabulary: int = model.lm_head.weight.shape[0]
         spare = BLOCK - self.vocabulary % BLOCK
@@ -64,19 +64,18 @@ class DecoderWeights:
 class Decoder:
     """Slots for requests with one number of beams, and the step that all of them take together."""
 
-    def __init__(
-        self, weights: DecoderWeights, rules: GenerationRules, slots: int, prompt_tokens: int, device: str
-    ) -> None:
-        self.slots, self.prompt_tokens, self.max_tokens = slots, prompt_tokens, weights.max_tokens
-        self.beams = Beams(rules, slots, weights.max_tokens, device)
+    def __init__(self, weights: DecoderWeights, rules: GenerationRules, slots: int, room: Room, device: str) -> None:
+        """`room`: what the caches are made for; they grow when more is needed, as far as the model has positions."""
+        self.slots = slots
+        self.beams = Beams(rules, slots, weights.max_positions, device)
         self.caches = SlotCaches(
             layers=len(weights.layers),
             slots=slots,
             heads=weights.heads,
             width=weights.width,
-            prompt_tokens=prompt_tokens,
-            tokens=weights.max_tokens,
             beams=rules.num_beams,
+            room=room,
+            most=Room(weights.max_positions, weights.max_positions),
             dtype=weights.dtype,
             device=device,
         )
@@ -145,16 +144,17 @@ class Decoder:
         weights = self._weights
         count, heads, width = slots.shape[0], weights.heads, weights.width
         x = weights.embed(slots.new_full((count, 1), token), torch.full_like(slots, position))
+        unmasked = x.new_zeros(1, 1)
         for number, layer in enumerate(weights.layers):
             _, key, value = layer.own_in(x).view(count, 3, heads, width).unbind(1)
             self.caches.own_keys[number][slots, :, position, 0] = key
             self.caches.own_values[number][slots, :, position, 0] = value
             x = layer.own_norm(x + layer.own_out(value.flatten(1)[:, None]))
-            x = layer.cross_norm(x + layer.cross_out(_cross(layer.cross_in(x), keys[number], values[number], 0.0)))
+            x = layer.cross_norm(x + layer.cross_out(_cross(layer.cross_in(x), keys[number], values[number], unmasked)))
             x = layer.feed_forward(x)
 
 
-def _cross(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | float) -> Tensor:
+def _cross(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
     """queries: (slots, W, H · D); keys, values: (slots, H, prompt tokens, D) → (slots, W, H · D)."""
     slots, heads, _, width = keys.shape
     queries = queries.view(slots, -1, heads, width).transpose(1, 2)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from arno_shared.logs import get_logger
 from arno_workers.engine.beams import Hypothesis
-from arno_workers.engine.caches import SlotCaches
+from arno_workers.engine.caches import Room, SlotCaches
 from arno_workers.engine.decoder import Decoder, DecoderWeights
 from arno_workers.engine.generation import GenerationRules
 from arno_workers.engine.scheduler import Request, Step
@@ -15,6 +15,12 @@ from arno_workers.engine.staging import whole_numbers
 from arno_workers.engine.stepper import DirectStepper, GraphStepper, Stepper
 
 log = get_logger(__name__)
+
+_USUAL_PROMPT_TOKENS = 447
+"""What a model with 1,024 positions has room for behind a picture of 577 tokens."""
+_USUAL_TOKENS = 1025
+"""The longest answer that a task asks for, and its start token."""
+_FIRST = Room(64, 64)
 
 
 class SlotBank:
@@ -37,7 +43,7 @@ class SlotBank:
 
     def step(self, step: Step, image_tokens: int) -> Iterator[tuple[Request, Hypothesis]]:
         """One token more for everybody; those whose answers are known to have ended."""
-        tokens = min(len(self._rules.prefix) + step.steps - 1, self._decoder.max_tokens)
+        tokens = len(self._rules.prefix) + step.steps - 1
         self._stepper.step(step.slots, image_tokens + step.prompt_tokens, tokens)
         self._steps += 1
         known = self._steps - self._stepper.behind
@@ -73,6 +79,10 @@ class SlotBanks:
         """`how_many` slots of so many bytes each are there room for?"""
         self._weights, self._rules, self._image_tokens = weights, rules, image_tokens
         self._device, self._how_many = device, how_many
+        self._usual = Room(
+            min(image_tokens + _USUAL_PROMPT_TOKENS, weights.max_positions),
+            min(_USUAL_TOKENS, weights.max_positions),
+        )
         self._banks: dict[int, SlotBank] = {}
 
     def __getitem__(self, num_beams: int) -> SlotBank:
@@ -90,17 +100,20 @@ class SlotBanks:
             layers=len(weights.layers),
             heads=weights.heads,
             width=weights.width,
-            prompt_tokens=weights.max_tokens,
-            tokens=weights.max_tokens,
             beams=num_beams,
+            room=self._usual,
             dtype=weights.dtype,
         )
 
     def _make(self, rules: GenerationRules) -> SlotBank:
+        on_cuda = torch.device(self._device).type == "cuda"
+        # A CPU's caches begin small: pages that are used together lie together, and most answers are short. Where
+        # graphs know their addresses, they should not move.
+        room = self._usual if on_cuda else _FIRST
         slots = self._how_many(self.slot_bytes(rules.num_beams))
         while True:
             try:
-                decoder = Decoder(self._weights, rules, slots, self._weights.max_tokens, self._device)
+                decoder = Decoder(self._weights, rules, slots, room, self._device)
                 break
             except (torch.OutOfMemoryError, MemoryError):
                 if slots == 1:
@@ -108,7 +121,7 @@ class SlotBanks:
                 slots //= 2
                 log.warning("out of memory: fewer slots", slots=slots, beams=rules.num_beams)
         stepper: Stepper = DirectStepper(decoder)
-        if torch.device(self._device).type == "cuda":
+        if on_cuda:
             stepper = GraphStepper(decoder, self._image_tokens)
         log.info("slots made", slots=slots, beams=rules.num_beams)
         return SlotBank(decoder, stepper, rules, self._device)

@@ -50,8 +50,9 @@ class GraphStepper:
     """Replays the step as a CUDA graph, and hears of it one step late, so that the device never waits for the host.
 
     What a graph relies on: all that the step reads and writes from one step to the next lies in the decoder's own
-    tensors, which are made once and never move; nothing in it waits for the device or asks it for a value; memory that
-    it needs in between comes from a pool of its own, which all graphs share because only one runs at a time.
+    tensors, which do not move (when they must, all graphs are captured anew); nothing in it waits for the device or asks
+    it for a value; memory that it needs in between comes from a pool of its own, which all graphs share because only one
+    runs at a time.
     """
 
     behind = 1
@@ -63,18 +64,24 @@ class GraphStepper:
         # Two of each, for the step that is being run and the one before it. Pinned, so that copies do not wait.
         self._flags = [torch.ones(decoder.slots, dtype=torch.bool, pin_memory=True) for _ in range(2)]
         self._arrived = [torch.cuda.Event() for _ in range(2)]  # type: ignore[no-untyped-call]
-        self._steps = 0
+        self._steps, self._moves = 0, 0
 
     def shape(self, slots: int, prompt_tokens: int, tokens: int) -> tuple[int, int, int]:
         """The shape that serves such a step."""
-        image, decoder = self._image_tokens, self._decoder
+        image, room = self._image_tokens, self._decoder.caches.room
         return (
-            _rounded(slots, _FEWEST_SLOTS, decoder.slots),
-            image + _rounded(prompt_tokens - image, _FEWEST_TOKENS, decoder.prompt_tokens - image),
-            _rounded(tokens, _FEWEST_TOKENS, decoder.max_tokens),
+            _rounded(slots, _FEWEST_SLOTS, self._decoder.slots),
+            image + _rounded(prompt_tokens - image, _FEWEST_TOKENS, room.prompt_tokens - image),
+            _rounded(tokens, _FEWEST_TOKENS, room.tokens),
         )
 
     def step(self, slots: int, prompt_tokens: int, tokens: int) -> None:
+        caches = self._decoder.caches
+        caches.make_room(prompt_tokens, tokens)
+        if caches.moves != self._moves:
+            # Something longer than usual came: what was captured knows the old addresses.
+            self._graphs.clear()
+            self._moves = caches.moves
         shape = self.shape(slots, prompt_tokens, tokens)
         if shape not in self._graphs:
             # The first time it is called: libraries set themselves up, which no graph may hold.
