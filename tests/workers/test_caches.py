@@ -4,11 +4,10 @@ import torch
 
 from arno_workers.engine.caches import Room, SlotCaches
 
+FIRST, MOST = Room(64, 64), Room(1024, 512)
 
-MOST = Room(1024, 512)
 
-
-def _caches(room: Room = Room(64, 64), most: Room = MOST) -> SlotCaches:
+def _caches(room: Room = FIRST, most: Room = MOST) -> SlotCaches:
     return SlotCaches(
         layers=2,
         slots=3,

@@ -50,9 +50,9 @@ class GraphStepper:
     """Replays the step as a CUDA graph, and hears of it one step late, so that the device never waits for the host.
 
     What a graph relies on: all that the step reads and writes from one step to the next lies in the decoder's own
-    tensors, which do not move (when they must, all graphs are captured anew); nothing in it waits for the device or asks
-    it for a value; memory that it needs in between comes from a pool of its own, which all graphs share because only one
-    runs at a time.
+    tensors, which do not move (when they must, all graphs are captured anew); nothing in it waits for the device, or
+    asks it for a value; memory that it needs in between comes from a pool of its own, which all graphs share because
+    only one runs at a time.
     """
 
     behind = 1
