@@ -31,7 +31,7 @@ class EchoReplica(NullReplica):
     def prompt_ids(self, sentence: str) -> tuple[int, ...]:
         return tuple(sentence.encode())
 
-    def run(self, work: Work) -> Sequence[tuple[Request, Answer]]:
+    def run(self, work: Work) -> Sequence[tuple[Request, Answer | None]]:
         self.may_run.wait(30)
         if work.vision:
             self.batches.append([picture.pixels for picture in work.vision])
@@ -119,7 +119,7 @@ def test_a_picture_that_breaks_its_batch_fails_alone() -> None:
 class BreaksLater(EchoReplica):
     """Fails while a certain picture's answers grow, long after it was looked at."""
 
-    def run(self, work: Work) -> Sequence[tuple[Request, Answer]]:
+    def run(self, work: Work) -> Sequence[tuple[Request, Answer | None]]:
         ended = super().run(work)
         if any(request.picture.pixels == "late poison" and left == 1 for request, left in self._standing):
             raise RuntimeError("a step failed")
@@ -241,7 +241,7 @@ class SlowReplica(EchoReplica):
         self.may_answer = Event()
         self._held: list[tuple[Request, Answer]] = []
 
-    def run(self, work: Work) -> Sequence[tuple[Request, Answer]]:
+    def run(self, work: Work) -> Sequence[tuple[Request, Answer | None]]:
         self._held += super().run(work)
         if not self.may_answer.wait(0.001):
             return []
@@ -346,3 +346,21 @@ def test_a_replica_that_is_broken_fails_no_picture_and_says_so_once() -> None:
     engine.close()
     assert len(calls) == 1
     assert not deliveries.of
+
+
+def test_a_picture_without_an_answer_in_numbers_fails() -> None:
+    class Nan(EchoReplica):
+        def run(self, work: Work) -> Sequence[tuple[Request, Answer | None]]:
+            ended = super().run(work)
+            return [(request, None if request.picture.pixels == "dark" else answer) for request, answer in ended]
+
+    replica = Nan()
+    replica.may_run.set()
+    engine = loop(replica)
+    deliveries = submit_all(engine, ["a", "dark", "b"])
+    assert deliveries.all_there.wait(30)
+    (failure,) = deliveries.of.pop("dark")
+    assert isinstance(failure, ModelFailed)
+    assert "NaN" in str(failure)
+    assert all(isinstance(outcomes[0], Answered) for outcomes in deliveries.of.values())
+    engine.close()

@@ -21,7 +21,7 @@ WORDS = range(100, 50_000)
 
 
 def loops(ids: Sequence[int]) -> bool:
-    return runs_in_a_loop(ids, FIRST_LOCATION, END)
+    return runs_in_a_loop(ids, FIRST_LOCATION, {END})
 
 
 def locations(count: int, seed: object) -> list[int]:
@@ -146,4 +146,4 @@ def test_true_answers_are_no_loops(task: str) -> None:
     for seed in range(300):
         _, true = ask(make_scene(seed), task)
         ids = tokenizer(f"<s>{true}</s>", add_special_tokens=False)["input_ids"]
-        assert not runs_in_a_loop(ids, first_location, tokenizer.eos_token_id)
+        assert not runs_in_a_loop(ids, first_location, {tokenizer.eos_token_id})

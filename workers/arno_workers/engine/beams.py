@@ -7,6 +7,7 @@ row of the caches holds each of its tokens.
 """
 
 from dataclasses import dataclass
+from math import isnan
 from typing import NamedTuple
 
 import torch
@@ -27,6 +28,13 @@ class Hypothesis:
     logprobs: tuple[float, ...]
     forced: int
     """How many tokens nobody chose."""
+    truncated: bool
+    """It was ended by its limit, not by itself."""
+
+    @property
+    def is_sound(self) -> bool:
+        """False when the model's arithmetic broke down: whatever it says then means nothing."""
+        return not any(map(isnan, self.logprobs))
 
 
 class _Continuations(NamedTuple):
@@ -215,5 +223,10 @@ class Beams:
             row = parents[place]
         ids.extend(reversed(prefix[1:]))
         logprobs.extend(0.0 for _ in prefix[1:])
-        forced = len(prefix) - 1 + (length == limit and self.rules.forced_eos_id is not None)
-        return Hypothesis(tuple(reversed(ids)), tuple(reversed(logprobs)), forced)
+        is_full, forces_end = length == limit, self.rules.forced_eos_id is not None
+        return Hypothesis(
+            ids=tuple(reversed(ids)),
+            logprobs=tuple(reversed(logprobs)),
+            forced=len(prefix) - 1 + (is_full and forces_end),
+            truncated=is_full and (forces_end or token not in self.rules.eos_ids),
+        )

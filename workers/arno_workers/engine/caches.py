@@ -66,6 +66,11 @@ class SlotCaches:
             self.own_keys, self.own_values = _longer(self.own_keys, length + 1), _longer(self.own_values, length + 1)
             self.room, self.moves = self.room._replace(tokens=length), self.moves + 1
 
+    def clear(self, slots: Tensor) -> None:
+        """For when something got in that spreads: 0 × NaN is NaN."""
+        for cache in (self.cross_keys, self.cross_values, self.own_keys, self.own_values):
+            cache[:, slots] = 0
+
     def fill(self, slots: Tensor, keys: Tensor, values: Tensor) -> None:
         """Writes cross-attention keys and values, (L, n, H, prompt tokens, D), of new requests into `slots`, (n,)."""
         length = keys.shape[3]

@@ -58,7 +58,9 @@ class DecoderWeights:
     def embed(self, tokens: Tensor, position: Tensor) -> Tensor:
         """(slots, W, width of the model), of tokens (slots, W) that all stand at `position`, (slots,)."""
         places = F.embedding(position + self.embed_positions.offset, self.embed_positions.weight)
-        return self.embed_norm(self.embed_tokens(tokens) + places[:, None])  # type: ignore[no-any-return]
+        # Where scores are NaN, the best token is none that exists.
+        known = tokens.clamp(max=self.vocabulary - 1)
+        return self.embed_norm(self.embed_tokens(known) + places[:, None])  # type: ignore[no-any-return]
 
 
 class Decoder:

@@ -38,7 +38,7 @@ class TextEncoder:
     def __init__(self, model: Any) -> None:
         language = model.model.language_model
         encoder, decoder = language.encoder, language.decoder
-        self._embed_tokens, self._embed_positions = encoder.embed_tokens, encoder.embed_positions
+        self._embed_tokens, self._embed_positions = model.get_input_embeddings(), encoder.embed_positions
         self._embed_norm = encoder.layernorm_embedding
         self._layers = [_Layer(layer) for layer in encoder.layers]
         # All of the decoder's layers look at the same picture: their keys and values are one matrix product.

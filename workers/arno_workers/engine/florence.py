@@ -141,7 +141,7 @@ class FlorenceReplica:
                 scheduler.retire(request)
 
     @torch.inference_mode()
-    def run(self, work: Work) -> list[tuple[Request, Answer]]:
+    def run(self, work: Work) -> list[tuple[Request, Answer | None]]:
         if work.vision:
             self._see(work.vision)
         for admission in work.admissions:
@@ -151,7 +151,7 @@ class FlorenceReplica:
                 if not request.picture.unplaced:
                     request.picture.features = None
         return [
-            (request, _answer(request, hypothesis))
+            (request, _answer(hypothesis))
             for step in work.steps
             for request, hypothesis in self._banks[step.num_beams].step(step, self._image_tokens)
         ]
@@ -171,7 +171,7 @@ class FlorenceReplica:
             raw=raw,
             value=value,
             confidences=self._confidences.of(prompt.task, answer.ids, answer.logprobs, raw, value),
-            repetitive=runs_in_a_loop(answer.ids, self._first_location, self._rules.eos_ids[0]),
+            repetitive=runs_in_a_loop(answer.ids, self._first_location, self._rules.eos_ids),
         )
 
     def _see(self, pictures: Sequence[Picture]) -> None:
@@ -204,9 +204,10 @@ class FlorenceReplica:
         return tuple(ids if len(ids) <= room else [*ids[: room - 1], ids[-1]])
 
 
-def _answer(request: Request, hypothesis: Hypothesis) -> Answer:
-    ids = hypothesis.ids
-    return Answer(ids, hypothesis.logprobs, hypothesis.forced, truncated=len(ids) >= request.max_new_tokens)
+def _answer(hypothesis: Hypothesis) -> Answer | None:
+    if not hypothesis.is_sound:
+        return None
+    return Answer(hypothesis.ids, hypothesis.logprobs, hypothesis.forced, hypothesis.truncated)
 
 
 def _revision(located: Located, model: Any) -> str:

@@ -61,6 +61,8 @@ class GenerationRules:
         start = config.bos_token_id if config.decoder_start_token_id is None else config.decoder_start_token_id
         if not isinstance(start, int) or not eos or None in eos:
             raise ModelUnusable("the model's generation_config must name one start token, and an end token")
+        if config.max_new_tokens is not None and config.max_new_tokens < 2:
+            raise ModelUnusable("the model's generation_config allows answers of one token, which cannot say anything")
         forced_eos = config.forced_eos_token_id
         if isinstance(forced_eos, list):
             if len(forced_eos) > 1:

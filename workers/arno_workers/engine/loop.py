@@ -131,6 +131,9 @@ class EngineLoop:
     def _deliver(self, picture: Picture) -> None:
         owner: _Owner = picture.owner
         answers = tuple(request.answer for request in picture.requests)
+        if None in answers:
+            owner.deliver(ModelFailed("the model computes NaN for this picture; another dtype may help"))
+            return
         wait_s, model_s = owner.began_s - owner.submitted_s, perf_counter() - owner.began_s
         owner.deliver(Answered(answers, wait_s * 1000, model_s * 1000))
 

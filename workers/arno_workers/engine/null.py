@@ -32,7 +32,7 @@ class NullReplica:
     def prompt_ids(self, sentence: str) -> tuple[int, ...]:
         return ()
 
-    def run(self, work: Work) -> Sequence[tuple[Request, Answer]]:
+    def run(self, work: Work) -> Sequence[tuple[Request, Answer | None]]:
         return [(request, _NOTHING) for admission in work.admissions for request in admission.requests]
 
     def reset(self) -> None:

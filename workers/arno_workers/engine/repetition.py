@@ -1,6 +1,6 @@
 """Whether an answer runs in a loop: the model says the same over and over instead of coming to an end."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import groupby
 
 from arno_shared.prompts import LOCATION_BINS
@@ -16,13 +16,13 @@ _MAX_VARIETY = 10
 decimal numbers, has the digits and a point."""
 
 
-def runs_in_a_loop(ids: Sequence[int], first_location: int, end: int) -> bool:
+def runs_in_a_loop(ids: Sequence[int], first_location: int, ends: Collection[int]) -> bool:
     """Whether the answer ends in one block of tokens said at least three times in a row, or has too few different ones.
 
-    `first_location`: the id of `<loc_0>`, which those of the other locations follow; `end`: that of the end token.
+    `first_location`: the id of `<loc_0>`, which those of the other locations follow; `ends`: the end tokens.
     The time grows with the length and no faster.
     """
-    said = ids[:-1] if ids and ids[-1] == end else ids
+    said = ids[:-1] if ids and ids[-1] in ends else ids
     return _ends_in_repeats(said) or _lacks_variety(said, range(first_location, first_location + LOCATION_BINS))
 
 

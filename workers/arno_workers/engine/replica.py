@@ -34,8 +34,9 @@ class Replica(Protocol):
 
     def prompt_ids(self, sentence: str) -> tuple[int, ...]: ...
 
-    def run(self, work: Work) -> Sequence[tuple[Request, Answer]]:
-        """Does the work; the requests whose answers have ended, whether in this work or in earlier ones.
+    def run(self, work: Work) -> Sequence[tuple[Request, Answer | None]]:
+        """Does the work; the requests whose answers have ended, in this work or in an earlier one. None is said in
+        place of an answer that is not made of numbers.
 
         When it raises, nothing that is in flight can be relied upon until `reset`.
         """

@@ -52,6 +52,9 @@ class SlotBank:
         ended = [slot for slot in done if self._since.get(slot, known) < known]
         if ended:
             answers = self._decoder.beams.best(self._tensor(ended), tokens + 1)
+            unsound = [slot for slot, answer in zip(ended, answers, strict=True) if not answer.is_sound]
+            if unsound:
+                self._decoder.caches.clear(self._tensor(unsound))
             for slot, hypothesis in zip(ended, answers, strict=True):
                 del self._since[slot]
                 yield self._standing.pop(slot), hypothesis
