@@ -11,9 +11,9 @@ The rows, from decoded pictures in memory to token ids, each with its preparatio
     D   Arno's engine, as the worker drives it, fed by as many threads as B and C
 
 B and C have batches of equal prompts, and C's beams change places as cheaply as can be: more than transformers does by
-itself. Each row warms up first, and the fastest of its rounds counts; on a CPU, rows take turns, and transformers is
-measured with one thread and with all, while the engine chooses for itself. A is measured on fewer pictures, on which
-its rate does not depend.
+itself. Each row warms up first, and the fastest of its rounds counts. On a CPU, rows take turns, transformers is measured
+with one thread and with all, while the engine, in a process of its own as a worker is, chooses for itself. A is measured
+on fewer pictures, on which its rate does not depend.
 
 In float32 every answer that two rows have in common must be the same, or this fails. In other types the table of
 agreement says how much is; --agreement compares with transformers in float32 too. `base` and `large` have Florence-2's
@@ -40,6 +40,7 @@ from typing import Any, Literal
 import checkpoints
 import torch
 import transformers
+from apart import Apart
 from baselines import (
     FEEDERS,
     Answers,
@@ -333,12 +334,15 @@ class Bench:
             threads = sorted({1, self._all_threads}) if options.device == "cpu" else [self._all_threads]
             entrants += [Entrant(row, threads) for row in found if row.letter in rows]
         if "D" in rows:
-            torch.set_num_threads(self._all_threads)
-            arno = Arno(
-                asked.folder, options.device, options.dtype, options.beams, asked.max_new_tokens, options.feeders
+            make = partial(
+                Arno, asked.folder, options.device, options.dtype, options.beams, asked.max_new_tokens, options.feeders
             )
-            # As many threads as it chose for itself.
-            entrants.append(Entrant(arno, [torch.get_num_threads()]))
+            if options.device == "cpu":
+                arno = Apart(Arno.letter, Arno.name, make)
+                # As many threads as it chose for itself.
+                entrants.append(Entrant(arno, [arno.threads]))
+            else:
+                entrants.append(Entrant(make(), [self._all_threads]))
         return entrants
 
     def _take_turns(self, workload: Workload, entrants: list[Entrant]) -> None:

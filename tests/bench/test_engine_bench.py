@@ -19,15 +19,15 @@ TINY = BUNDLED / "arno-tiny"
 
 SHORT = ["--images", "4", "--single-images", "3", "--batch", "2", "--device", "cpu"]
 ONE_WRONG_TOKEN = """
-import engine
-right = engine.Arno.answer
+import apart, engine
+right = apart.Apart.answer
 
 def wrong(self, pictures, workload):
     answers = right(self, pictures, workload)
     key = min(answers)
     return {**answers, key: (*answers[key][:-2], 7, answers[key][-1])}
 
-engine.Arno.answer = wrong
+apart.Apart.answer = wrong
 engine.main()
 """
 

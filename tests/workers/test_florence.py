@@ -275,7 +275,7 @@ def test_answers_grow_as_long_as_the_decoder_allows(odd: OddModel, odd_folder: C
 
 def _in_turn(replica: FlorenceReplica, work: Sequence[tuple[Image.Image, Sequence[Ask]]]) -> list[Answered]:
     """Through the engine's own loop, submitted by three threads for both lanes."""
-    engine = EngineLoop(replica, 4, lambda: pytest.fail("the replica is not broken"))
+    engine = EngineLoop(lambda: replica, 4, lambda: pytest.fail("the replica is not broken"))
     outcomes: dict[int, Answered | ItemError] = {}
     all_there = Event()
 

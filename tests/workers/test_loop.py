@@ -61,7 +61,9 @@ def said(answered: Answered | ItemError) -> list[str]:
 
 
 def loop(replica: NullReplica, max_ready_images: int = 100, on_broken: Callable[[], None] | None = None) -> EngineLoop:
-    return EngineLoop(replica, max_ready_images, on_broken or (lambda: pytest.fail("the replica is not broken")))
+    return EngineLoop(
+        lambda: replica, max_ready_images, on_broken or (lambda: pytest.fail("the replica is not broken"))
+    )
 
 
 class Deliveries:

@@ -1,6 +1,7 @@
 """The engine's loop: schedule, run, retire; and what happens when that goes wrong."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from threading import Thread
 from time import perf_counter
@@ -35,15 +36,26 @@ class _Owner:
 class EngineLoop:
     """One thread that owns the replica's device. See `arno_workers.engine.Engine`."""
 
-    def __init__(self, replica: Replica, max_ready_images: int, on_broken: Callable[[], None]) -> None:
-        """`on_broken` is called once, when the replica itself fails: from then on nothing is answered."""
-        self._replica = replica
-        self._scheduler = Scheduler(replica.limits)
+    _replica: Replica
+    _scheduler: Scheduler
+
+    def __init__(
+        self, make_replica: Callable[[], Replica], max_ready_images: int, on_broken: Callable[[], None]
+    ) -> None:
+        """Returns when the replica is made, by the thread that will drive it; raises what making it raises.
+
+        That thread does all of torch's work in the process: OpenMP keeps threads for each of its callers, and when
+        there are more of these than cores, none may wait busily, and small operations take twice as long.
+
+        `on_broken` is called once, when the replica itself fails: from then on nothing is answered.
+        """
         self._inbox: Handover[Picture] = Handover(max_ready_images, lambda: self._scheduler.waiting)
         self._on_broken = on_broken
         self.busy_s = 0.0
-        self._thread = Thread(target=self._run, name="device", daemon=True)
+        made: Future[None] = Future()
+        self._thread = Thread(target=self._live, args=(make_replica, made), name="device", daemon=True)
         self._thread.start()
+        made.result()
 
     @property
     def model(self) -> ModelFacts:
@@ -79,6 +91,16 @@ class EngineLoop:
     def close(self) -> None:
         self._inbox.close()
         self._thread.join()
+
+    def _live(self, make_replica: Callable[[], Replica], made: "Future[None]") -> None:
+        try:
+            self._replica = make_replica()
+            self._scheduler = Scheduler(self._replica.limits)
+        except BaseException as error:
+            made.set_exception(error)
+        else:
+            made.set_result(None)
+            self._run()
 
     def _run(self) -> None:
         try:

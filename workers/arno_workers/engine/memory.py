@@ -1,6 +1,8 @@
-"""How many pictures and slots fit into a device's free memory."""
+"""How many pictures and slots fit into a device's free memory, and how a CPU's is kept warm."""
 
+import ctypes
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -11,6 +13,9 @@ _SLOTS_SHARE, _VISION_SHARE = 0.6, 0.2
 _MOST_SLOTS = {"cpu": 64, "cuda": 512}
 _MOST_PICTURES = {"cpu": 16, "cuda": 64}
 """More makes nothing faster: a step costs as much for each slot from there on."""
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+"""Options of glibc's `mallopt`."""
 
 _CONTROL_GROUP = "/sys/fs/cgroup"
 
@@ -34,6 +39,22 @@ def free_bytes(device: str) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         return free
     return min(_available_bytes(), _left_in_container_bytes())
+
+
+def keep_freed_memory() -> None:
+    """Lets this process hold on to memory that it has freed, up to a quarter of a gigabyte, where glibc can be told so.
+
+    A step makes and frees the same megabytes every few milliseconds. Given back and taken anew each time, they come as
+    pages that must be mapped and cleared first: a tenth of the time with a small model.
+    """
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, size_bytes in (
+            (_M_MMAP_THRESHOLD, 32 * 2**20),
+            (_M_TRIM_THRESHOLD, 256 * 2**20),
+            (_M_TOP_PAD, 64 * 2**20),
+        ):
+            mallopt(option, size_bytes)
 
 
 def _fitting(room_bytes: float, each_bytes: int, most: int) -> int:

@@ -20,8 +20,11 @@ def start_engine(settings: WorkerSettings, device: str, store: ObjectStore, on_b
 
     `on_broken` is called when the replica fails for good later on. Raises ModelUnusable, MissingExtra.
     """
-    replica: Replica = NullReplica() if settings.engine == "null" else _florence(settings, device, store)
-    return EngineLoop(replica, settings.max_ready_images, on_broken)
+
+    def make_replica() -> Replica:
+        return NullReplica() if settings.engine == "null" else _florence(settings, device, store)
+
+    return EngineLoop(make_replica, settings.max_ready_images, on_broken)
 
 
 def _florence(settings: WorkerSettings, device: str, store: ObjectStore) -> Replica:
@@ -31,6 +34,7 @@ def _florence(settings: WorkerSettings, device: str, store: ObjectStore) -> Repl
         import transformers
 
         from arno_workers.engine.florence import FlorenceReplica
+        from arno_workers.engine.memory import keep_freed_memory
         from arno_workers.engine.threads import choose_threads
     except ImportError as error:
         if error.name in ("torch", "transformers", "numpy"):
@@ -43,6 +47,8 @@ def _florence(settings: WorkerSettings, device: str, store: ObjectStore) -> Repl
         torch.set_num_threads(settings.torch_threads)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        keep_freed_memory()
     if device == "cuda" and not torch.cuda.is_available():
         raise ModelUnusable("--device cuda, but torch sees no CUDA device; check the driver, or use --device cpu")
     replica = FlorenceReplica(locate(settings, store), settings, device)
