@@ -2,6 +2,8 @@
 PYTHON ?= python3
 # What follows the command: make test ARGS='-k ledger'
 ARGS ?=
+# Which benchmark: make bench WHAT=engine
+WHAT ?= overhead
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -38,8 +40,8 @@ train: $(INSTALLED) ## train the bundled model
 evaluate: $(INSTALLED) ## measure the bundled model
 	@exec $(BIN)/python -m arno_workers.tiny.evaluate $(ARGS)
 
-bench: $(INSTALLED) ## measure everything but the model
-	@exec $(BIN)/python bench/overhead.py $(ARGS)
+bench: $(INSTALLED) ## measure everything but the model; WHAT=engine and others: see docs/performance.md
+	@exec $(BIN)/python bench/$(WHAT).py $(ARGS)
 
 clean: ## remove what was built or cached; .venv and results stay
 	rm -rf build dist demo-report .mypy_cache .pytest_cache .ruff_cache .hypothesis

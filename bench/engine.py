@@ -10,10 +10,10 @@ The rows, from decoded pictures in memory to token ids, each with its preparatio
     B+  as B, and C+ as C, where a picture is asked several prompts: the vision tower sees it once, by hand
     D   Arno's engine, as the worker drives it, fed by as many threads as B and C
 
-B and C have batches of equal prompts, and C's beams change places as cheaply as can be: more than transformers does by
-itself. Each row warms up first, and the fastest of its rounds counts. On a CPU, rows take turns, transformers is measured
-with one thread and with all, while the engine, in a process of its own as a worker is, chooses for itself. A is measured
-on fewer pictures, on which its rate does not depend.
+B and C have batches of equal prompts, and C's beams change places as cheaply as can be: more than transformers does
+by itself. Each row warms up first, and the fastest of its rounds counts. On a CPU, rows take turns, transformers is
+measured with one thread and with all, and the engine, in a process of its own as a worker is, chooses for itself. A has
+fewer pictures, on which its rate does not depend.
 
 In float32 every answer that two rows have in common must be the same, or this fails. In other types the table of
 agreement says how much is; --agreement compares with transformers in float32 too. `base` and `large` have Florence-2's

@@ -161,6 +161,16 @@ def test_each_shape_is_called_once_then_captured_once_then_replayed(cuda: Cuda) 
     assert cuda.captured == [stepper.shape(*small), stepper.shape(*large)]
 
 
+def test_every_number_of_slots_is_captured_before_anybody_comes(cuda: Cuda) -> None:
+    stepper = GraphStepper(_decoder(cuda, slots=50), IMAGE_TOKENS)
+    stepper.warm_up()
+    before = list(cuda.captured)
+    for slots in range(1, 51):
+        stepper.step(slots, IMAGE_TOKENS + 20, 30)
+    assert cuda.captured == before
+    assert [slots for slots, _, _ in before] == [8, 16, 32, 50]
+
+
 @pytest.mark.parametrize("longer", [(3, 200, 5), (3, 80, 60)], ids=["prompt", "answer"])
 def test_when_caches_move_everything_is_captured_anew(cuda: Cuda, longer: tuple[int, int, int]) -> None:
     """A graph knows the addresses of what was there when it was captured."""

@@ -126,5 +126,7 @@ class SlotBanks:
         stepper: Stepper = DirectStepper(decoder)
         if on_cuda:
             stepper = GraphStepper(decoder, self._image_tokens)
+        with torch.inference_mode():
+            stepper.warm_up()
         log.info("slots made", slots=slots, beams=rules.num_beams)
         return SlotBank(decoder, stepper, rules, self._device)

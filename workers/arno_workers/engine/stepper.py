@@ -15,6 +15,10 @@ _FEWEST_TOKENS = 32
 
 
 class Stepper(Protocol):
+    def warm_up(self) -> None:
+        """Prepares for every number of slots, while nobody stands in any."""
+        ...
+
     def step(self, slots: int, prompt_tokens: int, tokens: int) -> None:
         """As Decoder.step."""
         ...
@@ -36,6 +40,9 @@ class DirectStepper:
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder, self._slots = decoder, 0
+
+    def warm_up(self) -> None:
+        """There is nothing to prepare."""
 
     def step(self, slots: int, prompt_tokens: int, tokens: int) -> None:
         self._decoder.step(slots, prompt_tokens, tokens)
@@ -74,6 +81,15 @@ class GraphStepper:
             image + _rounded(prompt_tokens - image, _FEWEST_TOKENS, room.prompt_tokens - image),
             _rounded(tokens, _FEWEST_TOKENS, room.tokens),
         )
+
+    def warm_up(self) -> None:
+        """Captures the step for prompts and answers that are short; longer ones are captured when they come."""
+        slots = 1
+        while slots < 2 * self._decoder.slots:
+            # A graph is captured when its shape comes for the second time.
+            for _ in range(2):
+                self.step(min(slots, self._decoder.slots), self._image_tokens + 1, 1)
+            slots *= 2
 
     def step(self, slots: int, prompt_tokens: int, tokens: int) -> None:
         caches = self._decoder.caches
