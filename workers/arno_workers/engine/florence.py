@@ -96,10 +96,9 @@ class FlorenceReplica:
         except Exception as error:
             raise ModelUnusable(f"the model {self.model.id!r} fails on a blank picture: {error}") from error
 
-    def rehearse(self) -> None:
+    def rehearse(self, pictures: int) -> None:
         """A little of every kind of work, to be timed."""
         sentence = self._sentence("<CAPTION>", "")
-        pictures = min(4, self.limits.vision_images)
         self.answer_all([self.picture(self._blank(), [sentence] * 2, max_new_tokens=8) for _ in range(pictures)])
 
     def generation(self, options: GenerationOptions) -> Generation | None:

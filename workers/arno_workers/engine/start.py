@@ -1,6 +1,7 @@
 """Starts the engine that the settings ask for."""
 
 from collections.abc import Callable
+from time import perf_counter
 
 from arno_shared.errors import MissingExtra, ModelUnusable
 from arno_shared.logs import get_logger
@@ -13,6 +14,8 @@ from arno_workers.engine.null import NullReplica
 from arno_workers.engine.replica import Replica
 
 log = get_logger(__name__)
+
+_QUICK_S = 2.0
 
 
 def start_engine(settings: WorkerSettings, device: str, store: ObjectStore, on_broken: Callable[[], None]) -> Engine:
@@ -52,8 +55,11 @@ def _florence(settings: WorkerSettings, device: str, store: ObjectStore) -> Repl
     if device == "cuda" and not torch.cuda.is_available():
         raise ModelUnusable("--device cuda, but torch sees no CUDA device; check the driver, or use --device cpu")
     replica = FlorenceReplica(locate(settings, store), settings, device)
+    began_s = perf_counter()
     replica.warm_up()
+    # A batch says more of how threads pay, but with a large model on a CPU each picture takes seconds.
+    pictures = 4 if perf_counter() - began_s < _QUICK_S else 1
     if device == "cpu" and not settings.torch_threads:
-        choose_threads(replica.rehearse)
+        choose_threads(lambda: replica.rehearse(pictures))
     log.info("replica ready", model=replica.model.id, revision=replica.model.revision, device=device)
     return replica
