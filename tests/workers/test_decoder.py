@@ -25,11 +25,6 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="module")
-def bundled() -> Any:
-    return Florence2ForConditionalGeneration.from_pretrained(TINY, dtype=torch.float32).eval()
-
-
 @dataclass
 class Step:
     """What the decoder told the search: for each beam of each slot its sequence and its best next tokens."""

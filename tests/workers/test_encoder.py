@@ -6,10 +6,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import Florence2ForConditionalGeneration
 
 from arno_workers.engine.encoder import TextEncoder
-from tests.workers.odd_models import ODD_MODELS, TINY, OddModel, build, image_tokens
+from tests.workers.odd_models import ODD_MODELS, OddModel, build, image_tokens
 
 CLOSE = {"atol": 2e-5, "rtol": 2e-5}
 
@@ -17,11 +16,6 @@ CLOSE = {"atol": 2e-5, "rtol": 2e-5}
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def bundled() -> Any:
-    return Florence2ForConditionalGeneration.from_pretrained(TINY, dtype=torch.float32).eval()
 
 
 def _features(model: Any, count: int, tokens: int, seed: int = 0) -> Tensor:

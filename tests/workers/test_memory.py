@@ -1,6 +1,9 @@
 """Slots and batches are as large as free memory allows, and a container's limit counts."""
 
 import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -151,3 +154,43 @@ def test_files_are_read_by_the_line_and_missing_ones_are_empty(tmp_path: Path) -
     assert memory._lines(str(tmp_path / "memory.max")) == ["max"]
     assert memory._lines(str(tmp_path / "none")) == []
     assert memory._lines(str(tmp_path)) == []
+
+
+FAULTS = """
+import resource, sys, threading, torch
+from arno_shared.settings import WorkerSettings
+from arno_shared.storage import ObjectStore
+from arno_workers.engine.florence import FlorenceReplica
+from arno_workers.engine.locate import locate
+from arno_workers.engine.memory import keep_freed_memory
+
+def device():
+    if sys.argv[1] == "keep":
+        keep_freed_memory()
+    settings = WorkerSettings()
+    replica = FlorenceReplica(locate(settings, ObjectStore()), settings, "cpu")
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        replica.answer_all([replica.picture(replica._blank(), ["what?", "where is it?"], 16) for _ in range(48)])
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    print(faults)
+
+torch.set_num_threads(1)
+thread = threading.Thread(target=device)
+thread.start()
+thread.join()
+"""
+"""How many pages are mapped anew while the engine's thread does what it has done before."""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not glibc")
+def test_memory_that_is_freed_is_kept_and_not_mapped_anew() -> None:
+    given_back, kept = (
+        int(
+            subprocess.run(
+                [sys.executable, "-c", FAULTS, way], capture_output=True, text=True, check=True
+            ).stdout.splitlines()[-1]
+        )
+        for way in ("give back", "keep")
+    )
+    assert 4 * kept < given_back

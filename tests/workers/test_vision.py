@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import Florence2ForConditionalGeneration, Florence2VisionConfig
+from transformers import Florence2VisionConfig
 from transformers.models.florence2.modeling_florence2 import (
     Florence2VisionChannelAttention,
     Florence2VisionWindowAttention,
 )
 
 from arno_workers.engine.vision import VisionTower, channel_attention, window_attention
-from tests.workers.odd_models import ODD_MODELS, TINY, OddModel, build
+from tests.workers.odd_models import ODD_MODELS, OddModel, build
 
 CLOSE = {"atol": 2e-5, "rtol": 1e-5}
 """The projector ends in a norm: features are about 1."""
@@ -22,11 +22,6 @@ CLOSE = {"atol": 2e-5, "rtol": 1e-5}
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def bundled() -> Any:
-    return Florence2ForConditionalGeneration.from_pretrained(TINY, dtype=torch.float32).eval()
 
 
 def _pixels(count: int, height: int, width: int, seed: int = 0) -> Tensor:

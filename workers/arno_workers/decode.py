@@ -127,7 +127,7 @@ def _turn(source: Image.Image) -> Image.Transpose | None:
     return None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: ImageFile.ImageFile) -> Image.Image:
     mode = image.mode
     if mode == "LAB":
         return _from_lab(image)
@@ -137,7 +137,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return _over_white(image.convert("LA").convert("RGBA"))
     if image.has_transparency_data:
         return _over_white(image.convert("RGBA"))
-    if mode == "RGB" and getattr(image, "fp", None) is None:
+    if mode == "RGB" and image.fp is None:
         # The decoder is done with its file: no need for a copy, which would double the memory of a large picture.
         return image
     return image.convert("RGB")

@@ -29,7 +29,7 @@ def to_device(pictures: Sequence[Tensor], device: str) -> Tensor:
 
 
 def whole_numbers(values: Sequence[int] | Sequence[Sequence[int]], device: str) -> Tensor:
-    """As `torch.tensor`, on the device; which there waits until the device has nothing else to do."""
+    """On the device. `torch.tensor` would wait there until all that was queued before it is done."""
     numbers = torch.tensor(values, dtype=torch.long)
     return numbers.pin_memory().to(device, non_blocking=True) if _is_cuda(device) else numbers
 
