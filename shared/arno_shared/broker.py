@@ -49,7 +49,7 @@ def celery_app(settings: Settings) -> Celery:
         worker_cancel_long_running_tasks_on_connection_loss=False,
         task_publish_retry_policy={"max_retries": 20, "interval_start": 0.1, "interval_step": 0.3, "interval_max": 3},
         broker_transport_options={
-            "visibility_timeout": settings.broker.visibility_timeout_s,
+            "visibility_timeout": settings.broker.lease_s,
             # How soon a dead worker's messages are noticed once their time is up; kombu's default is minutes.
             "unacked_restore_interval": 5,
             "unacked_restore_throttle": 1,

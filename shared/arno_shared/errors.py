@@ -3,16 +3,21 @@
     ArnoError
     ├── InvalidRequest          the caller asked for something that cannot be: fix the call
     │   ├── InvalidMessage      a task message that does not validate
+    │   │   ├── UnknownMessage  not a Celery message at all
+    │   │   ├── UnknownTask     a task that no worker knows
+    │   │   └── Undecodable     not even its body can be read
     │   └── JobConflict         this job id or prefix already belongs to other work
     ├── JobNotFound
     ├── MissingExtra            an optional dependency is needed: names the pip line
     ├── ModelUnusable           the replica cannot be loaded or warmed
     ├── HouseError              Redis or storage is away: wait and retry, fail nobody
     ├── StorageRefused          storage answered, and the answer is no (no such bucket, access denied)
+    │   └── CredentialsRefused  Arno's own credentials are wrong: workers wait for right ones
+    ├── InternalError           something that nothing foresaw
     └── ItemError               one image cannot be done; its neighbours can
         ├── (permanent)         NotFound, AccessDenied, InvalidUri, SchemeNotAllowed, ForbiddenAddress, ForbiddenPath,
         │                       TooManyBytes, TooManyPixels, TooManyRedirects, NotAnImage, BrokenImage, Changed,
-        │                       HttpError, RegionOutside, ModelFailed
+        │                       HttpError, RegionOutside, ModelFailed, WorkerLost
         └── (retryable)         Timeout, Throttled, Unavailable, ConnectionFailed
 
 `code` is stable: it stands in result rows, events, dead letters and metrics, and may be relied upon.
@@ -33,6 +38,18 @@ class InvalidRequest(ArnoError):
 
 class InvalidMessage(InvalidRequest):
     code = "invalid_message"
+
+
+class UnknownMessage(InvalidMessage):
+    code = "unknown_message"
+
+
+class UnknownTask(InvalidMessage):
+    code = "unknown_task"
+
+
+class Undecodable(InvalidMessage):
+    code = "undecodable"
 
 
 class JobConflict(InvalidRequest):
@@ -65,6 +82,16 @@ class StorageRefused(ArnoError):
     """Object storage was reached and refused for good; trying again changes nothing."""
 
     code = "storage_refused"
+
+
+class CredentialsRefused(StorageRefused):
+    """Object storage does not accept Arno's credentials: the house's trouble, which no object can be blamed for."""
+
+    code = "credentials_refused"
+
+
+class InternalError(ArnoError):
+    code = "internal_error"
 
 
 class ItemError(ArnoError):
@@ -137,6 +164,12 @@ class ModelFailed(ItemError):
     """The model failed on this picture alone."""
 
     code = "model_failed"
+
+
+class WorkerLost(ItemError):
+    """Worker after worker died while it had this image, alone, in hand."""
+
+    code = "worker_lost"
 
 
 class Timeout(ItemError):

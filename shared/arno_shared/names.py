@@ -18,6 +18,15 @@ DELAYED = "arno:delayed"
 JOBS = "arno:jobs"
 """Sorted set of job ids that a producer opened, scored by when."""
 
+UNACKED = "unacked"
+"""Hash: delivery tag → the message in a worker's hands, as kombu lays it out: `[message, exchange, routing key]`."""
+
+UNACKED_INDEX = "unacked_index"
+"""Sorted set of those delivery tags, scored by when their lease was last renewed, by the server's clock."""
+
+WORKERS = "arno:workers"
+"""Sorted set of workers' names, scored by when each was last heard of, by the server's clock."""
+
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -30,6 +39,15 @@ class Lane(StrEnum):
     @property
     def queue(self) -> str:
         return f"arno.{self.value}"
+
+    @property
+    def arrivals(self) -> str:
+        """List in which a message lies from the moment it woke a worker until it is claimed."""
+        return f"{self.queue}.arrivals"
+
+    def queue_for(self, schema_version: int) -> str:
+        """The queue of messages that only workers of this schema version, and newer ones, understand."""
+        return self.queue if schema_version == 1 else f"{self.queue}.v{schema_version}"
 
 
 QUEUES = tuple(lane.queue for lane in Lane)
@@ -58,6 +76,9 @@ class JobKeys(NamedTuple):
     """Hash `index.attempt` → images: chunks that were dead-lettered whole, without a commit."""
     loose: str
     """Hash message id → index, for messages that name a job but no index."""
+    begun: str
+    """Hash `index.attempt` → times begun without an end, and `index.attempt/position` → times that this image, alone
+    in a worker, was begun without an end."""
 
 
 def job_keys(job_id: str) -> JobKeys:
@@ -65,9 +86,19 @@ def job_keys(job_id: str) -> JobKeys:
     return JobKeys(job, *(f"{job}:{field}" for field in JobKeys._fields[1:]))
 
 
+def worker_key(worker: str) -> str:
+    """Hash: what a worker says of itself; it expires when the worker falls silent."""
+    return f"arno:worker:{worker}"
+
+
 def attempt_field(index: int, attempt: int) -> str:
     """A chunk's attempt within its job's sets and hashes."""
     return f"{index}.{attempt}"
+
+
+def suspect_field(index: int, attempt: int, what: int | str) -> str:
+    """An image of a chunk's attempt, by its position, or the chunk without any."""
+    return f"{attempt_field(index, attempt)}/{what}"
 
 
 def delayed_member(job_id: str, index: int, attempt: int) -> str:

@@ -18,9 +18,13 @@ class _Group(BaseModel):
 
 
 class BrokerSettings(_Group):
-    visibility_timeout_s: int = Field(default=900, ge=10)
-    """How long a message that a worker took stays its own before another worker gets it too. Longer than a chunk
-    takes; a chunk that is done twice is committed once."""
+    transport: Literal["atomic", "stock"] = "atomic"
+    """`stock` is kombu's own Redis transport, which loses messages: for comparing, not for use."""
+    lease_s: int = Field(default=60, ge=2)
+    """How long a message that a worker took stays its own once the worker no longer renews it: a dead worker's chunks
+    run elsewhere after this time and a little more. Living workers renew their leases; chunks may take longer."""
+    lease_max_s: float = Field(default=900, gt=0)
+    """How long a lease is renewed for a chunk of which nothing is heard: no image done, no waiting for the house."""
     task_events: bool = False
     """Send Celery's task events and heartbeats, which Flower shows: 0.3 to 0.5 ms of CPU a message."""
     socket_timeout_s: float = Field(default=15, gt=0)
@@ -54,6 +58,9 @@ class RetrySettings(_Group):
     """Attempts (chunks) before the image goes to the dead letters."""
     put_off_s: float = Field(default=15, gt=0)
     """Pause before the second attempt; four times as long with each."""
+    max_deliveries: int = Field(default=5, ge=2)
+    """Times that a chunk is begun without an end, each of which cost a worker, before the image that does it is given
+    up; from the middle one on, its images run one at a time and alone in their worker."""
 
 
 class ProducerSettings(_Group):
@@ -62,6 +69,8 @@ class ProducerSettings(_Group):
     """Chunks in one manifest object, written before any of them is enqueued."""
     high_water_messages: int = Field(default=10_000, ge=1)
     """A lane's queue length at which submission pauses until workers catch up."""
+    patience_s: float = Field(default=120, ge=0)
+    """How long a submission that has begun waits for Redis or storage to come back, each time they are away."""
 
 
 class WorkerSettings(_Group):
@@ -91,6 +100,12 @@ class WorkerSettings(_Group):
     """Decoded pictures that may wait for the engine; fetching pauses above it."""
     drain_s: float = Field(default=60, gt=0)
     """After SIGTERM: how long chunks in flight may take to finish before they go back to the queue."""
+    stuck_s: float = Field(default=300, gt=0)
+    """How long nothing may move in a worker that has work before its watchdog ends it."""
+    health_host: str = "127.0.0.1"
+    health_port: int = Field(default=0, ge=0, le=65535)
+    """Where `/healthz` and `/readyz` answer; 0 takes any free port, which the log and `arno workers` name. With
+    several GPUs, each process takes the next port."""
     model_cache: Path = Path("~/.cache/arno/models")
     """Where models from `s3://` are kept."""
 
@@ -111,7 +126,11 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="ARNO_", env_nested_delimiter="__", frozen=True, extra="forbid")
 
     redis_url: str = "redis://127.0.0.1:6379/0"
-    """`redis://`, or `rediss://` for TLS; user and password go in it."""
+    """`redis://`, or `rediss://` for TLS; user and password go in it. With Sentinel:
+    `sentinel://:password@host:26379,host:26379/name-of-the-master/0`."""
+    key_prefix: str = Field(default="", pattern=r"^[A-Za-z0-9._:{}-]*$")
+    """Stands before every key in Redis, for several Arnos, or others, in one database. Producers and workers must
+    have the same."""
     output_prefix: Annotated[str, AfterValidator(check_output_prefix)] = Field(
         default_factory=lambda: file_uri(Path("arno-results"))
     )

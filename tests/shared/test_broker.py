@@ -101,11 +101,11 @@ def test_what_guards_delivery_is_set(name: str, value: Any, why: str) -> None:
         ("priority_steps", [0], "one list for each queue, so that its length is one LLEN"),
         ("socket_timeout", 7.0, "a frozen server must not hang a worker for ever"),
         ("socket_connect_timeout", 3.0, "nor an unreachable one"),
-        ("visibility_timeout", 600, "it is the user's to set"),
+        ("visibility_timeout", 600, "it is the lease, which is the user's to set"),
     ],
 )
 def test_the_transport_is_set(name: str, value: Any, why: str) -> None:
-    broker = BrokerSettings(visibility_timeout_s=600, socket_timeout_s=7, connect_timeout_s=3)
+    broker = BrokerSettings(lease_s=600, socket_timeout_s=7, connect_timeout_s=3)
     assert celery_app(Settings(broker=broker)).conf.broker_transport_options[name] == value, why
 
 

@@ -76,7 +76,7 @@ def test_values_that_are_passed_win_over_the_environment(monkeypatch: pytest.Mon
         ("ARNO_OUTPUT_PREFIX", "results", "output_prefix"),
         ("ARNO_OUTPUT_PREFIX", "https://results/", "output_prefix"),
         ("ARNO_LEDGER_RETENTION_S", "59", "ledger_retention_s"),
-        ("ARNO_BROKER__VISIBILITY_TIMEOUT_S", "9", "broker.visibility_timeout_s"),
+        ("ARNO_BROKER__LEASE_S", "1", "broker.lease_s"),
         ("ARNO_BROKER__SOCKET_TIMEOUT_S", "0", "broker.socket_timeout_s"),
         ("ARNO_LIMITS__MAX_BYTES", "many", "limits.max_bytes"),
         ("ARNO_LIMITS__MAX_PIXELS", "0", "limits.max_pixels"),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal
 
 from arno_shared.dead_letters import DeadLetter, FiledLetter, LetterKind
 from arno_shared.errors import JobConflict, JobNotFound
@@ -22,10 +22,11 @@ from arno_shared.names import (
     delayed_member,
     job_keys,
     split_delayed_member,
+    suspect_field,
 )
 from arno_shared.redis_client import RedisClient, redis_away
 from arno_shared.settings import Settings
-from arno_shared.topic import ChunkEvent
+from arno_shared.topic import EVENT_TYPE, ChunkEvent
 
 _SEND_WITHIN_S = 30
 
@@ -40,6 +41,8 @@ class Verdict(StrEnum):
 class Begun:
     verdict: Verdict
     index: int
+    times: int
+    """How often the chunk was begun without an end, this time included: the others cost a worker each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,23 @@ class Outcome:
     lane: Lane = Lane.BULK
     letter: DeadLetter | None = None
     """The images that failed transiently for the last time."""
+
+    @property
+    def ok(self) -> int:
+        return self.event.data.counts.ok
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a result object says became of its chunk's images."""
+
+    ok: int
+    failed_by_code: Mapping[str, int] = field(default_factory=dict)
+    put_off: Chunk | None = None
+    """The images that have no rows: the next attempt of the chunk."""
+    lane: Lane = Lane.BULK
+    put_off_delay_s: float = 0
+    letter: None = None
 
 
 class Ledger:
@@ -86,17 +106,40 @@ class Ledger:
 
     def begin(self, job_id: str, index: int | None, attempt: int, message_id: str, output: Output) -> Begun:
         """Whether a chunk is to be done, and its index when the message did not say."""
-        verdict, settled_index = self._run(
+        verdict, settled_index, times = self._run(
             "begin", job_id, [], "" if index is None else index, attempt, message_id, output.prefix, output.format
         )
-        return Begun(Verdict(verdict.decode()), int(settled_index))
+        return Begun(Verdict(verdict.decode()), int(settled_index), int(times))
+
+    def hand_back(self, chunk: Chunk) -> None:
+        """The chunk goes back unfinished, through no fault of its own: this beginning does not count."""
+        self._run("hand_back", chunk.job_id, [], attempt_field(chunk.index, chunk.attempt))
+
+    def suspect(self, chunk: Chunk, what: int | Literal["whole"]) -> int:
+        """Says that an image (its position), or the chunk without any, is about to run alone in a worker; how often
+        it was begun so without an end, this time included."""
+        field = suspect_field(chunk.index, chunk.attempt, what)
+        return int(self._run("suspect", chunk.job_id, [], field))
+
+    def acquit(self, chunk: Chunk, what: int | Literal["whole"]) -> None:
+        """The worker survived it, or its end was nobody's fault."""
+        self._run("hand_back", chunk.job_id, [], suspect_field(chunk.index, chunk.attempt, what))
 
     def commit(self, chunk: Chunk, outcome: Outcome) -> bool:
         """Marks the chunk done, counts, publishes the event, puts off or gives up: once, however often it is called.
 
         Returns whether this call was the one.
         """
-        later, counts = outcome.put_off, outcome.event.data.counts
+        event = outcome.event
+        return self._commit(chunk, outcome, event.data.counts.failed, event.model_dump_json(exclude_none=True))
+
+    def restore(self, chunk: Chunk, found: Found) -> bool:
+        """Marks a chunk done whose result object was found after the loss of Redis. Counted as a commit is, and not
+        announced: that happened when it was done. Returns whether the ledger did not know it."""
+        return self._commit(chunk, found, sum(found.failed_by_code.values()), "")
+
+    def _commit(self, chunk: Chunk, outcome: Outcome | Found, failed: int, event: str) -> bool:
+        later = outcome.put_off
         return bool(
             self._run(
                 "commit",
@@ -107,10 +150,10 @@ class Ledger:
                 len(chunk.images),
                 chunk.output.prefix,
                 chunk.output.format,
-                counts.ok,
-                counts.failed,
-                outcome.event.model_dump_json(exclude_none=True),
-                outcome.event.type,
+                outcome.ok,
+                failed,
+                event,
+                EVENT_TYPE,
                 self._max_events,
                 self._retention_s,
                 len(later.images) if later else 0,

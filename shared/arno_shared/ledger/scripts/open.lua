@@ -1,19 +1,19 @@
--- ARGV: terms, prefix, format, lane. KEYS[7]: the set of jobs; ARGV[5]: job id; ARGV[6]: retention_s.
+-- ARGV: terms, prefix, format, lane. KEYS[8]: the set of jobs; ARGV[5]: job id; ARGV[6]: retention_s.
 -- Returns 'created', 'resumed', or 'conflict' with the terms that stand.
 local terms, prefix, format, lane, job_id, retention_s = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 if redis.call('EXISTS', JOB) == 0 then
   local at = now()
   redis.call('HSET', JOB, 'state', 'running', 'origin', 'producer', 'sealed', '0', 'terms', terms,
              'prefix', prefix, 'format', format, 'lane', lane, 'created_at', at)
-  redis.call('ZADD', KEYS[7], at, job_id)
-  redis.call('ZREMRANGEBYSCORE', KEYS[7], '-inf', at - 10 * retention_s)
+  redis.call('ZADD', KEYS[8], at, job_id)
+  redis.call('ZREMRANGEBYSCORE', KEYS[8], '-inf', at - 10 * retention_s)
   return {'created', ''}
 end
 -- After the loss of a ledger, chunks that were in flight open their job again before its producer does.
 local origin, loose, its_prefix, its_format = unpack(redis.call('HMGET', JOB, 'origin', 'loose', 'prefix', 'format'))
 if origin == 'message' and not loose and its_prefix == prefix and its_format == format then
   redis.call('HSET', JOB, 'origin', 'producer', 'terms', terms, 'sealed', '0')
-  redis.call('ZADD', KEYS[7], now(), job_id)
+  redis.call('ZADD', KEYS[8], now(), job_id)
 end
 local standing = redis.call('HGET', JOB, 'terms') or ''
 if standing ~= terms then return {'conflict', standing} end
@@ -31,7 +31,7 @@ end
 -- So are images that were put off, whose messages a cancelled job dropped.
 local due = now()
 for _, field in ipairs(redis.call('HKEYS', PUT_OFF)) do
-  redis.call('ZADD', KEYS[8], 'NX', due, job_id .. '/' .. field)
+  redis.call('ZADD', KEYS[9], 'NX', due, job_id .. '/' .. field)
 end
 -- Nothing may be missing: then this is all that happens.
 settle(retention_s)

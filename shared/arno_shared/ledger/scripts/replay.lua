@@ -1,4 +1,4 @@
--- Takes a letter out of the dead letters and makes its chunk due at once. KEYS[7]: dead letters, KEYS[8]: delayed.
+-- Takes a letter out of the dead letters and makes its chunk due at once. KEYS[8]: dead letters, KEYS[9]: delayed.
 -- ARGV: entry id, kind, index, attempt of the letter, images, message, delayed member, attempt to make,
 --       prefix, format, then pairs of code and count. Returns 0 when the letter is no longer there.
 
@@ -8,7 +8,7 @@ local function put_off_unknown(images)
   if redis.call('HGET', JOB, 'origin') == 'message' then count('images', images) end
 end
 
-if redis.call('XDEL', KEYS[7], ARGV[1]) == 0 then return 0 end
+if redis.call('XDEL', KEYS[8], ARGV[1]) == 0 then return 0 end
 local kind, index, attempt, images = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local field = index .. '.' .. attempt
 local committed = is_committed(index, attempt)
@@ -40,5 +40,5 @@ else
   put_off_unknown(images)
 end
 redis.call('HSET', PUT_OFF, index .. '.' .. ARGV[8], ARGV[6])
-redis.call('ZADD', KEYS[8], now(), ARGV[7])
+redis.call('ZADD', KEYS[9], now(), ARGV[7])
 return 1

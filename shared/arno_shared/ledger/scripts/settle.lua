@@ -1,6 +1,12 @@
--- Read before every script. KEYS[1..6] are a job's keys, in the order of names.JobKeys.
+-- Read before every script. KEYS[1..7] are a job's keys, in the order of names.JobKeys.
 
-local JOB, COMMITTED, RETRIED, PUT_OFF, BURIED, LOOSE = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local JOB, COMMITTED, RETRIED, PUT_OFF, BURIED, LOOSE, BEGUN = unpack(KEYS, 1, 7)
+
+-- A server whose memory is full refuses what may take more, until a script has written something else. Called first by
+-- what workers do: finishing work is what frees memory. What producers do is refused.
+local function even_when_full()
+  redis.call('HDEL', JOB, '')
+end
 
 local function now()
   local t = redis.call('TIME')
@@ -12,13 +18,19 @@ local function count(field, n)
 end
 
 local function age(retention_s)
-  for i = 1, 6 do redis.call('EXPIRE', KEYS[i], retention_s) end
+  for i = 1, 7 do redis.call('EXPIRE', KEYS[i], retention_s) end
+end
+
+-- The job may have ended, and be ageing, while something of it is written.
+local function age_with_job(key)
+  local left_s = redis.call('TTL', JOB)
+  if left_s > 0 then redis.call('EXPIRE', key, left_s) end
 end
 
 local function wake()
   redis.call('HSET', JOB, 'state', 'running')
   redis.call('HDEL', JOB, 'finished_at')
-  for i = 1, 6 do redis.call('PERSIST', KEYS[i]) end
+  for i = 1, 7 do redis.call('PERSIST', KEYS[i]) end
 end
 
 -- A job is done once all of its chunks are known and nothing of it is outstanding; then its keys begin to age.
@@ -37,6 +49,16 @@ end
 local function is_committed(index, attempt)
   if attempt == 1 then return redis.call('GETBIT', COMMITTED, index) == 1 end
   return redis.call('SISMEMBER', RETRIED, index .. '.' .. attempt) == 1
+end
+
+-- The chunk has ended: how often it was begun matters no more.
+local function forget_begun(field, images)
+  local times = tonumber(redis.call('HGET', BEGUN, field) or 0)
+  redis.call('HDEL', BEGUN, field)
+  if times > 1 then
+    for position = 0, images - 1 do redis.call('HDEL', BEGUN, field .. '/' .. position) end
+    redis.call('HDEL', BEGUN, field .. '/whole')
+  end
 end
 
 -- Of images that are about to be counted for what became of them: producers announce the first attempts of theirs,
