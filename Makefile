@@ -9,7 +9,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format schemas train evaluate bench clean
+.PHONY: help demo test faults soak fuzz check format schemas errors train evaluate bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -33,6 +33,9 @@ format: $(INSTALLED) ## put the code into shape
 
 schemas: $(INSTALLED) ## write the JSON Schemas of the messages to docs/schemas
 	$(BIN)/python -m arno_shared.schemas docs/schemas
+
+errors: $(INSTALLED) ## write the page of all error codes to docs/errors.md
+	$(BIN)/python -m arno_shared.error_page docs/errors.md
 
 train: $(INSTALLED) ## train the bundled model
 	@exec $(BIN)/python -m arno_workers.tiny.train $(ARGS)

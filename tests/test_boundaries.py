@@ -15,7 +15,11 @@ BIN = Path(sys.executable).parent
 PACKAGES = [ROOT / "shared/arno_shared", ROOT / "producer/arno_producer", ROOT / "workers/arno_workers"]
 
 MODELS = ("workers/arno_workers/engine/", "workers/arno_workers/tiny/")
-CELERY = ("shared/arno_shared/broker.py", "workers/arno_workers/app.py", "workers/arno_workers/tasks.py")
+CELERY = (
+    "shared/arno_shared/broker.py",
+    "shared/arno_shared/delivery/",
+    *(f"workers/arno_workers/{name}.py" for name in ("app", "delivery", "tasks", "unreadable")),
+)
 ALLOWED = {
     "torch": MODELS,
     "transformers": MODELS,

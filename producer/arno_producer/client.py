@@ -13,7 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 from arno_producer.chunks import Image, blocks, cut
 from arno_producer.job import Job
 from arno_producer.manifest import JobTerms, Manifest
-from arno_shared.broker import Sender, celery_app, queue_length, release_due
+from arno_shared.broker import Sender, celery_app, queue_length
+from arno_shared.delayed import release_due
 from arno_shared.dead_letters import DeadLetters, FiledLetter, LetterKind
 from arno_shared.errors import InvalidRequest, JobConflict
 from arno_shared.ledger import JobState, Ledger

@@ -1,9 +1,7 @@
 """Celery and kombu, configured in this one file; every setting with its reason.
 
-Delivery is at-least-once as far as Celery on Redis can give it: a message stays in `unacked` until its chunk is
-committed. Three things belong here and nowhere else when delivery is made stricter: a transport whose claim of a
-message is atomic (`broker_url`'s transport), a lease that renews what a worker still holds (in place of a long
-visibility timeout), and a watchdog for a worker that no longer consumes.
+How a message is taken, held and given back is `arno_shared.delivery`. What a worker does about its lease and about
+itself is in `arno_workers`: `lease.py`, `watchdog.py`, `unreadable.py`.
 """
 
 from typing import Any
@@ -12,18 +10,25 @@ from celery import Celery
 from kombu.entity import Exchange, Queue
 from kombu.exceptions import OperationalError
 
+from arno_shared.delivery.compatibility import check_kombu
+from arno_shared.delivery.hands import SWEEP_EVERY_S, Hands
 from arno_shared.errors import HouseError
-from arno_shared.ledger import Ledger
-from arno_shared.messages import Chunk
-from arno_shared.names import QUEUES, TASK_NAME, Lane
+from arno_shared.messages import SCHEMA_VERSION, Chunk
+from arno_shared.names import TASK_NAME, Lane, arrivals, queues
 from arno_shared.redis_client import RedisClient, redis_away
 from arno_shared.settings import Settings
 from arno_shared.uris import redact
 
 
-def celery_app(settings: Settings) -> Celery:
-    """The Celery app that producers send through and workers consume with. Connects to nothing yet."""
+def celery_app(settings: Settings, hands: Hands | None = None) -> Celery:
+    """The Celery app that producers send through and workers consume with, into their `hands`. Connects to nothing yet.
+
+    Raises IncompatibleKombu.
+    """
     app = Celery("arno", broker=settings.redis_url, set_as_current=False)
+    if settings.broker.transport == "atomic":
+        check_kombu()
+        app.conf.broker_transport = "arno_shared.delivery.transport:Transport"
     app.conf.update(
         # JSON only: a broker that others can write to must not be able to run code in a worker.
         accept_content=["json"],
@@ -43,16 +48,21 @@ def celery_app(settings: Settings) -> Celery:
         broker_connection_max_retries=None,
         # Survive a broker that is full, or that has become a replica.
         broker_channel_error_retry=True,
-        # The control socket is what notices a dead broker; without it the worker stalls in silence.
+        # Flower, and `arno doctor`, ask over it.
         worker_enable_remote_control=True,
         # Threads cannot be cancelled; their chunks are finished and acknowledged over the new connection.
         worker_cancel_long_running_tasks_on_connection_loss=False,
+        # What is still in hand after a reconnection is counted by the transport.
+        worker_enable_prefetch_count_reduction=False,
         task_publish_retry_policy={"max_retries": 20, "interval_start": 0.1, "interval_step": 0.3, "interval_max": 3},
         broker_transport_options={
-            "visibility_timeout": settings.broker.lease_s,
-            # How soon a dead worker's messages are noticed once their time is up; kombu's default is minutes.
-            "unacked_restore_interval": 5,
+            "hands": hands,
+            "global_keyprefix": settings.key_prefix,
+            # How soon a dead worker's messages are noticed once their lease is over; kombu's default is minutes.
+            "unacked_restore_interval": SWEEP_EVERY_S,
             "unacked_restore_throttle": 1,
+            # The next two are for the stock transport.
+            "visibility_timeout": settings.broker.lease_s,
             "unacked_mutex_expire": 10,
             # A frozen server must not hang a worker or a producer for ever.
             "socket_timeout": settings.broker.socket_timeout_s,
@@ -64,7 +74,7 @@ def celery_app(settings: Settings) -> Celery:
             "priority_steps": [0],
         },
         # Each queue has an exchange of its own: sharing one, every message would reach every lane.
-        task_queues=[Queue(name, Exchange(name), routing_key=name) for name in QUEUES],  # type: ignore[no-untyped-call]
+        task_queues=[Queue(name, Exchange(name), routing_key=name) for name in queues(SCHEMA_VERSION)],  # type: ignore[no-untyped-call]
         task_default_queue=Lane.BULK.queue,
         # A misspelt queue is an error, not a list that nobody reads.
         task_create_missing_queues=False,
@@ -90,17 +100,18 @@ class Sender:
     ) -> None:
         """Enqueues any arguments, as they are. Raises HouseError."""
         try:
-            self._app.send_task(
-                task,
-                args=args,
-                kwargs=kwargs,
-                task_id=task_id,
-                # Naming the queue alone publishes through the default exchange, which needs no binding in Redis.
-                queue=lane.queue,
-                # What Flower shows; URIs may be presigned.
-                argsrepr=redact(repr(args)),
-                kwargsrepr=redact(repr(kwargs)),
-            )
+            with redis_away():
+                self._app.send_task(
+                    task,
+                    args=args,
+                    kwargs=kwargs,
+                    task_id=task_id,
+                    # Naming the queue alone publishes through the default exchange, which needs no binding in Redis.
+                    queue=lane.queue,
+                    # What Flower shows; URIs may be presigned.
+                    argsrepr=redact(repr(args)),
+                    kwargsrepr=redact(repr(kwargs)),
+                )
         except OperationalError as error:
             raise HouseError(f"Redis cannot be used: {redact(str(error))}") from error
 
@@ -108,16 +119,7 @@ class Sender:
 def queue_length(redis: RedisClient, lane: Lane) -> int:
     """Messages that wait in a lane, those in workers' hands not counted. Raises HouseError."""
     with redis_away():
-        return int(redis.llen(lane.queue))
-
-
-def release_due(ledger: Ledger, sender: Sender) -> int:
-    """Sends the attempts whose time has come; how many. Raises HouseError."""
-    due_messages = ledger.due()
-    for due in due_messages:
-        sender.send_chunk(Chunk.model_validate(due.message), Lane(due.lane))
-        ledger.sent(due)
-    return len(due_messages)
+        return int(redis.llen(lane.queue)) + int(redis.llen(arrivals(lane.queue)))
 
 
 def node_names(app: Celery, timeout_s: float = 1.0) -> list[str]:

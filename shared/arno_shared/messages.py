@@ -11,13 +11,17 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from arno_shared.errors import InvalidMessage
+from arno_shared.errors import InvalidMessage, NewerSchema
 from arno_shared.names import check_job_id
 from arno_shared.prompts import Region, check_prompt, split_shorthand
 from arno_shared.uris import check_output_prefix
 
 SCHEMA_VERSION = 1
-"""Major version of everything that crosses the wire. A message of a newer one is refused, never guessed at."""
+"""Version of everything that crosses the wire. A message of a newer one is left to newer workers, never guessed at. A
+new field that changes what is done makes a new version, which messages that do not use it need not carry."""
+
+MAX_VERSIONS_AHEAD = 8
+"""How much newer than a worker a message may be that it leaves to newer workers."""
 
 MAX_CHUNK_IMAGES = 1024
 MAX_PROMPTS = 64
@@ -142,10 +146,10 @@ def parse_message(args: Sequence[Any], kwargs: Mapping[str, Any]) -> TaskMessage
     fields |= positional
     version = fields.get("schema_version", SCHEMA_VERSION)
     if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise InvalidMessage(
-            f"the message has schema_version {version}; this worker speaks up to {SCHEMA_VERSION}: upgrade the worker, "
-            "then replay the message"
-        )
+        words = f"the message has schema_version {version}; this worker speaks up to {SCHEMA_VERSION}"
+        if version > SCHEMA_VERSION + MAX_VERSIONS_AHEAD:
+            raise InvalidMessage(f"{words}, and nobody speaks that")
+        raise NewerSchema(f"{words}: upgrade the worker; until then it waits for others that speak it", version)
     try:
         return TaskMessage.model_validate(fields)
     except ValidationError as error:

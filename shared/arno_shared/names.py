@@ -40,18 +40,24 @@ class Lane(StrEnum):
     def queue(self) -> str:
         return f"arno.{self.value}"
 
-    @property
-    def arrivals(self) -> str:
-        """List in which a message lies from the moment it woke a worker until it is claimed."""
-        return f"{self.queue}.arrivals"
-
     def queue_for(self, schema_version: int) -> str:
         """The queue of messages that only workers of this schema version, and newer ones, understand."""
         return self.queue if schema_version == 1 else f"{self.queue}.v{schema_version}"
 
 
-QUEUES = tuple(lane.queue for lane in Lane)
-"""In the order in which workers drain them."""
+def queues(schema_version: int) -> tuple[str, ...]:
+    """The queues of workers that speak up to this schema version, in the order in which they drain them."""
+    return tuple(lane.queue_for(version) for lane in Lane for version in range(1, schema_version + 1))
+
+
+def lane_of_queue(queue: str) -> Lane:
+    """The lane of a queue; that of unknown ones is bulk."""
+    return next((lane for lane in Lane if queue == lane.queue or queue.startswith(f"{lane.queue}.")), Lane.BULK)
+
+
+def arrivals(queue: str) -> str:
+    """List in which a message of the queue lies from the moment it woke a worker until it is claimed."""
+    return f"{queue}.arrivals"
 
 
 def check_job_id(job_id: str) -> str:

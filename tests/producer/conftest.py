@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import logging
+import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -15,8 +16,9 @@ import structlog
 
 from arno_producer import Producer
 from arno_producer.cli import main
-from arno_shared.broker import Sender, celery_app, release_due
+from arno_shared.broker import Sender, celery_app
 from arno_shared.dead_letters import DeadLetter, LetterKind
+from arno_shared.delayed import release_due
 from arno_shared.ledger import Ledger, Outcome, Verdict
 from arno_shared.messages import Chunk, ImageRef, parse_message
 from arno_shared.names import Lane, event_id, part_uri
@@ -92,7 +94,9 @@ class Hand:
         return list(iter(lambda: self.take(lane), None))
 
     def begin(self, chunk: Chunk) -> Verdict:
-        return self.ledger.begin(chunk.job_id, chunk.index, chunk.attempt, "message", chunk.output).verdict
+        return self.ledger.begin(
+            chunk.job_id, chunk.index, chunk.attempt, "message", chunk.output, secrets.token_hex(4)
+        ).verdict
 
     def commit(
         self,

@@ -10,7 +10,8 @@ import pytest
 from celery import Celery
 from celery.exceptions import QueueNotFound
 
-from arno_shared.broker import Sender, celery_app, node_names, queue_length, release_due
+from arno_shared.broker import Sender, celery_app, node_names, queue_length
+from arno_shared.delayed import release_due
 from arno_shared.errors import HouseError
 from arno_shared.ledger import Ledger, Outcome
 from arno_shared.messages import Chunk, ImageRef, Output, Prompt, parse_message

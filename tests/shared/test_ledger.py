@@ -2,6 +2,7 @@
 
 import json
 import random
+import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -112,7 +113,7 @@ def open_job(ledger: Ledger, *sizes: int, job_id: str = "run-7", sealed: bool = 
 
 
 def begin(ledger: Ledger, chunk: Chunk) -> Verdict:
-    return ledger.begin(chunk.job_id, chunk.index, chunk.attempt, "message", chunk.output).verdict
+    return ledger.begin(chunk.job_id, chunk.index, chunk.attempt, "message", chunk.output, secrets.token_hex(4)).verdict
 
 
 def counted(ledger: Ledger, job_id: str = "run-7") -> dict[str, int]:
@@ -180,7 +181,7 @@ def test_a_job_of_messages_with_another_output_cannot_be_opened_by_a_producer(le
 
 
 def test_a_job_of_messages_without_index_cannot_be_opened_because_its_chunks_are_others(ledger: Ledger) -> None:
-    ledger.begin("run-7", None, 1, "message", OUTPUT)
+    ledger.begin("run-7", None, 1, "message", OUTPUT, "t")
     with pytest.raises(JobConflict, match="messages of its own"):
         ledger.open("run-7", TERMS, OUTPUT, Lane.BULK)
 
@@ -249,16 +250,16 @@ def test_a_message_is_a_job_of_its_own_that_is_done_when_it_is(ledger: Ledger) -
 
 def test_messages_that_name_a_job_but_no_index_get_one_each_and_keep_it(ledger: Ledger) -> None:
     def index(message_id: str) -> int:
-        return ledger.begin("album", None, 1, message_id, OUTPUT).index
+        return ledger.begin("album", None, 1, message_id, OUTPUT, "t").index
 
     assert [index("a"), index("b"), index("a"), index("c"), index("b")] == [0, 1, 0, 2, 1]
 
 
 def test_a_message_without_index_that_comes_again_is_committed(ledger: Ledger) -> None:
-    begun = ledger.begin("album", None, 1, "a", OUTPUT)
+    begun = ledger.begin("album", None, 1, "a", OUTPUT, "t")
     chunk = chunk_of(1, job_id="album", index=begun.index)
     ledger.commit(chunk, outcome(chunk))
-    again = ledger.begin("album", None, 1, "a", OUTPUT)
+    again = ledger.begin("album", None, 1, "a", OUTPUT, "t")
     assert (again.verdict, again.index) == (Verdict.COMMITTED, begun.index)
 
 
@@ -641,7 +642,7 @@ def test_no_key_of_a_cancelled_job_stays_for_ever(ledger: Ledger, redis: RedisCl
     assert ageing(redis) == {True}
     ledger.commit(committed, outcome(committed, put_off=1))
     bury(ledger, buried)
-    ledger.begin("run-7", None, 1, "message", OUTPUT)
+    ledger.begin("run-7", None, 1, "message", OUTPUT, "t")
     assert ageing(redis) == {True}
 
 

@@ -1,6 +1,6 @@
 """A chunk in flight: which of its images have settled, and how."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Event, Lock
 
@@ -45,7 +45,9 @@ class Item:
 class ChunkRun:
     chunk: Chunk
     lane: Lane
-    items: Sequence[Item] = field(init=False)
+    heard: Callable[[], None] = lambda: None
+    """Called whenever there is a sign of life: an image settled, or waits for the house."""
+    items: list[Item] = field(init=False)
     settled: Event = field(default_factory=Event)
     _unsettled: int = field(init=False)
     _lock: Lock = field(default_factory=Lock)
@@ -55,6 +57,7 @@ class ChunkRun:
         self._unsettled = len(self.items)
 
     def settled_one(self) -> None:
+        self.heard()
         with self._lock:
             self._unsettled -= 1
             if not self._unsettled:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from arno_shared import logs
 from arno_shared.errors import ArnoError
@@ -38,6 +39,8 @@ def arno_worker(
         code = run_one(settings, wanted[0], name) if len(wanted) == 1 else run_each(wanted)
     except ValidationError as error:
         sys.exit(f"arno-worker: settings: {describe_invalid(error)}")
+    except SettingsError as error:
+        sys.exit(f"arno-worker: settings: {error}; lists are JSON: ARNO_LIMITS__SCHEMES='[\"s3\"]'")
     except ArnoError as error:
         sys.exit(f"arno-worker: {error}")
     sys.stderr.flush()

@@ -88,6 +88,7 @@ class Intake:
             yield
         except HouseError as error:
             item.house_waits += 1
+            item.run.heard()
             pause_s = min(0.2 * 2**item.house_waits, _LONGEST_HOUSE_PAUSE_S)
             log.warning("waiting", what="storage", error=str(error), pause_s=round(pause_s, 1))
             self._later.put(item, pause_s * random.uniform(0.7, 1.3))

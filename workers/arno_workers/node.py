@@ -4,13 +4,14 @@ import os
 import signal
 import socket
 from math import ceil
-from threading import Event, Thread
+from threading import Event
 
-from arno_shared.broker import Sender, release_due
-from arno_shared.dead_letters import DeadLetters
-from arno_shared.errors import HouseError
+from arno_shared.broker import Sender, queue_length
+from arno_shared.dead_letters import DeadLetter, DeadLetters
+from arno_shared.delivery.hands import Hands
 from arno_shared.ledger import Ledger
 from arno_shared.logs import get_logger
+from arno_shared.names import Lane
 from arno_shared.redis_client import connect
 from arno_shared.settings import Settings
 from arno_shared.storage import ObjectStore
@@ -19,21 +20,25 @@ from arno_workers.engine import Engine
 from arno_workers.engine.start import start_engine
 from arno_workers.fetch.reader import ImageReader
 from arno_workers.intake import Intake
+from arno_workers.lease import keep_leases
 from arno_workers.patience import Drain, until_back
 from arno_workers.pipeline import Pipeline
+from arno_workers.releaser import keep_releasing
+from arno_workers.result_writer import ResultWriter
 from arno_workers.tasks import register
+from arno_workers.vitals import Phase, Vitals
+from arno_workers.watchdog import Watchdog
 
 log = get_logger(__name__)
-
-_RELEASE_EVERY_S = 1.0
 
 
 def run_node(settings: Settings, device: str, name: str) -> int:
     """Loads and warms the replica, then works until SIGTERM; the exit code, which is 1 when the replica broke.
 
-    Raises ModelUnusable, MissingExtra.
+    Raises ModelUnusable, MissingExtra, IncompatibleKombu.
     """
     worker = f"{name}@{socket.gethostname()}"
+    vitals = Vitals()
     store = ObjectStore(connections=settings.worker.fetch_threads)
     drain = Drain(settings.worker.drain_s)
     broken = Event()
@@ -51,39 +56,68 @@ def run_node(settings: Settings, device: str, name: str) -> int:
     pipeline = Pipeline(
         ledger=ledger,
         dead_letters=dead_letters,
-        store=store,
+        writer=ResultWriter(store),
         engine=engine,
         intake=Intake(ImageReader(store, settings.limits), engine, settings),
         drain=drain,
+        vitals=vitals,
         settings=settings,
         worker=worker,
     )
-    app = worker_app(
-        settings, worker, lambda letter: until_back(lambda: dead_letters.add(letter), "the dead letters", drain)
-    )
-    register(app, pipeline)
-    stopping = Event()
-    Thread(target=_release, args=(ledger, Sender(app), stopping), name="release-due", daemon=True).start()
+    hands = _hands(settings, worker, vitals)
+
+    def file_letter(tag: str, letter: DeadLetter) -> None:
+        bury = dead_letters.add if hands is None else lambda letter: hands.bury(tag, letter)
+        until_back(lambda: bury(letter), "the dead letters", drain)
+
+    app = worker_app(settings, worker, hands, file_letter)
+    register(app, pipeline, hands, vitals)
+
+    def stop(at_once: bool) -> None:
+        vitals.phase = Phase.DRAINING
+        if hands is not None:
+            hands.stopping = True
+        drain.begin()
+        if at_once:
+            drain.end_now()
+
+    room_chunks = vitals.room_chunks = _chunks_in_flight(settings, engine)
+    if hands is not None:
+        keep_leases(hands, settings.broker.lease_s)
+    keep_releasing(ledger, Sender(app))
+    Watchdog(
+        vitals,
+        hands,
+        stuck_s=settings.worker.stuck_s,
+        room_chunks=room_chunks,
+        busy_s=lambda: engine.busy_s,
+        waiting=lambda: sum(queue_length(redis, lane) for lane in Lane),
+    ).start()
     log.info("worker starts", worker=worker, device=device)
+    vitals.phase = Phase.WORKING
     try:
-        code = run_worker(app, settings, worker, _chunks_in_flight(settings, engine), drain.begin)
+        code = run_worker(app, settings, worker, room_chunks, stop)
         return 1 if broken.is_set() else code
     finally:
-        stopping.set()
         log.info("worker stopped", worker=worker, device_busy_s=round(engine.busy_s, 3))
+
+
+def _hands(settings: Settings, worker: str, vitals: Vitals) -> Hands | None:
+    """Without them, messages are held as stock kombu does it."""
+    if settings.broker.transport == "stock":
+        return None
+    hands = Hands(
+        connect(settings),
+        worker=worker,
+        key_prefix=settings.key_prefix,
+        lease_s=settings.broker.lease_s,
+        lease_max_s=settings.broker.lease_max_s,
+        max_letters=settings.dead_letters.max_letters,
+    )
+    hands.on_answer = vitals.consumer_beat
+    return hands
 
 
 def _chunks_in_flight(settings: Settings, engine: Engine) -> int:
     """As many as the device has an appetite for, and one that is being committed."""
     return settings.worker.chunks_in_flight or ceil(engine.appetite_images / settings.producer.chunk_images) + 1
-
-
-def _release(ledger: Ledger, sender: Sender, stopping: Event) -> None:
-    """Sends the attempts that were put off, when their time has come."""
-    while not stopping.wait(_RELEASE_EVERY_S):
-        try:
-            release_due(ledger, sender)
-        except HouseError as error:
-            log.warning("waiting", what="chunks put off", error=str(error))
-        except Exception:
-            log.exception("a chunk that was put off cannot be sent")

@@ -55,13 +55,17 @@ class Drain:
         self.check()
 
 
-def until_back(call: Callable[[], T], what: str, drain: Drain) -> T:
-    """What `call` returns, however long the house is away. Raises Drained, and whatever else `call` raises."""
+def until_back(call: Callable[[], T], what: str, drain: Drain, waiting: Callable[[], None] = lambda: None) -> T:
+    """What `call` returns, however long the house is away; `waiting` is called before each pause.
+
+    Raises Drained, and whatever else `call` raises.
+    """
     pause_s = _FIRST_PAUSE_S
     while True:
         try:
             return call()
         except HouseError as error:
             log.warning("waiting", what=what, error=str(error), pause_s=round(pause_s, 1))
+            waiting()
             drain.pause(pause_s * random.uniform(0.7, 1.3))
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)

@@ -1,29 +1,33 @@
 """The life of a chunk in a worker: ledger → fetch and decode → engine → rows → storage → commit.
 
-`handle` returns when the message may be acknowledged: its chunk is committed, dropped (cancelled, done before) or in
-the dead letters. It raises Drained when the message is to go back to the queue, and nothing else.
+`handle` returns when the message may be acknowledged: its chunk is committed, dropped (cancelled, done before), in the
+dead letters, or in another queue. It raises Drained when the message is to go back to the queue, and nothing else.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from time import perf_counter
 from typing import Any, TypeVar
 
 from arno_shared.dead_letters import DeadLetter, DeadLetters, LetterKind
-from arno_shared.errors import ArnoError
-from arno_shared.ledger import Ledger, Verdict
+from arno_shared.errors import ArnoError, HouseError, InternalError, NewerSchema, WorkerLost
+from arno_shared.ledger import Ledger, Suspect, Verdict
 from arno_shared.logs import get_logger
 from arno_shared.messages import Chunk, Output, TaskMessage, parse_message, raw_message
-from arno_shared.names import Lane, check_job_id, part_uri
-from arno_shared.parts import CONTENT_TYPES, encode_part
+from arno_shared.names import check_job_id
 from arno_shared.settings import Settings
-from arno_shared.storage import ObjectStore
 from arno_shared.uris import redact
-from arno_workers.chunk_run import ChunkRun
+from arno_workers.chunk_run import ChunkRun, Item
+from arno_workers.delivery import Delivery
 from arno_workers.engine import Engine
 from arno_workers.intake import Intake
 from arno_workers.patience import Drain, Drained, until_back
+from arno_workers.quarantine import Quarantine
+from arno_workers.result_writer import ResultWriter
 from arno_workers.rows import outcome, settle
+from arno_workers.vitals import Vitals
 
 log = get_logger(__name__)
 
@@ -38,33 +42,46 @@ class Pipeline:
         *,
         ledger: Ledger,
         dead_letters: DeadLetters,
-        store: ObjectStore,
+        writer: ResultWriter,
         engine: Engine,
         intake: Intake,
         drain: Drain,
+        vitals: Vitals,
         settings: Settings,
         worker: str,
     ) -> None:
-        self._ledger, self._dead_letters, self._store = ledger, dead_letters, store
-        self._engine, self._intake, self._drain = engine, intake, drain
+        self._ledger, self._dead_letters, self._writer = ledger, dead_letters, writer
+        self._engine, self._intake, self._drain, self._vitals = engine, intake, drain, vitals
         self._settings, self._worker = settings, worker
+        self._quarantine = Quarantine()
+        # Half of the deliveries are for the chunk, the other half for an image that runs alone.
+        self._together_times = settings.retries.max_deliveries // 2
+        self._alone_times = settings.retries.max_deliveries - self._together_times
 
-    def handle(self, args: Sequence[Any], kwargs: Mapping[str, Any], message_id: str, lane: Lane) -> None:
+    def handle(self, args: Sequence[Any], kwargs: Mapping[str, Any], delivery: Delivery) -> None:
         """One message, from its arguments to the moment when it may be acknowledged. Raises Drained."""
-        try:
-            message = parse_message(args, kwargs)
-            self._handle(message, message_id, lane)
-        except Drained:
-            raise
-        except BaseException as error:
-            # An exception that reached Celery would be acknowledged, and its message lost.
-            self._file(error, args, kwargs, lane)
+        with self._vitals.chunk():
+            try:
+                message = parse_message(args, kwargs)
+                self._handle(message, delivery)
+            except Drained:
+                raise
+            except NewerSchema as error:
+                queue = delivery.lane.queue_for(error.version)
+                if not self._until_back(lambda: delivery.forward(queue), "Redis", delivery):
+                    self._file(error, args, kwargs, delivery)
+            except BaseException as error:
+                # An exception that reached Celery would be acknowledged, and its message lost.
+                self._file(error, args, kwargs, delivery)
 
-    def _handle(self, message: TaskMessage, message_id: str, lane: Lane) -> None:
-        job_id, output = self._job_of(message, message_id)
+    def _handle(self, message: TaskMessage, delivery: Delivery) -> None:
+        job_id, output = self._job_of(message, delivery.message_id)
         index = message.index if message.job_id else 0
+        token = secrets.token_hex(8)
         begun = self._until_back(
-            lambda: self._ledger.begin(job_id, index, message.attempt, message_id, output), "the ledger"
+            lambda: self._ledger.begin(job_id, index, message.attempt, delivery.message_id, output, token),
+            "the ledger",
+            delivery,
         )
         chunk = Chunk(
             images=message.images,
@@ -79,32 +96,80 @@ class Pipeline:
             log.info("chunk dropped", job=job_id, chunk=chunk.index, why=begun.verdict.value)
             return
         try:
-            self._run(chunk, lane)
+            if begun.times <= self._together_times:
+                self._run_together(chunk, delivery)
+            else:
+                self._run_alone(chunk, delivery, begun.times)
         except Drained:
+            with suppress(HouseError):
+                self._ledger.hand_back(chunk)
             raise
         except BaseException as error:
-            self._bury(chunk, error, lane)
+            self._bury(chunk, error, delivery)
 
-    def _run(self, chunk: Chunk, lane: Lane) -> None:
-        """Does a chunk. Raises StorageRefused or MissingExtra when its result object can never be written."""
-        began_s = perf_counter()
-        run = ChunkRun(chunk, lane)
+    def _run_together(self, chunk: Chunk, delivery: Delivery) -> None:
+        with self._quarantine.together(self._wait_turn(delivery)):
+            began_s = perf_counter()
+            self._finish(self._run(chunk, delivery), delivery, began_s)
+
+    def _run_alone(self, chunk: Chunk, delivery: Delivery, times: int) -> None:
+        """A chunk that workers may have died of: its images one at a time, and nothing else meanwhile."""
+        log.warning("a suspect runs alone", job=chunk.job_id, chunk=chunk.index, times=times)
+        with self._quarantine.alone(self._wait_turn(delivery)):
+            began_s = perf_counter()
+            run = ChunkRun(chunk, delivery.lane, delivery.heard)
+            for position in range(len(chunk.images)):
+                item = self._item_alone(run, position, delivery)
+                item.run, item.position = run, position
+                run.items[position] = item
+            with self._suspected(chunk, "whole", delivery):
+                self._finish(run, delivery, began_s)
+
+    def _item_alone(self, run: ChunkRun, position: int, delivery: Delivery) -> Item:
+        image = run.chunk.images[position]
+        try:
+            with self._suspected(run.chunk, position, delivery):
+                return self._run(run.chunk.model_copy(update={"images": (image,)}), delivery).items[0]
+        except WorkerLost as error:
+            log.error("image given up", code=error.code, job=run.chunk.job_id, chunk=run.chunk.index, image=image.uri)
+            return Item(run, position, error=error)
+
+    @contextmanager
+    def _suspected(self, chunk: Chunk, what: Suspect, delivery: Delivery) -> Iterator[None]:
+        """Raises WorkerLost when it has cost too many workers."""
+        token = secrets.token_hex(8)
+        times = self._until_back(lambda: self._ledger.suspect(chunk, what, token), "the ledger", delivery)
+        try:
+            if times > self._alone_times:
+                raise WorkerLost(f"{times - 1} workers died while they had this alone in hand")
+            yield
+        except BaseException:
+            with suppress(HouseError):
+                self._ledger.hand_back(chunk, what)
+            raise
+        self._until_back(lambda: self._ledger.acquit(chunk, what), "the ledger", delivery)
+
+    def _run(self, chunk: Chunk, delivery: Delivery) -> ChunkRun:
+        run = ChunkRun(chunk, delivery.lane, delivery.heard)
         self._intake.add(run)
         while not run.settled.wait(timeout=1.0):
             self._drain.check()
+        return run
+
+    def _finish(self, run: ChunkRun, delivery: Delivery, began_s: float) -> None:
+        """Raises StorageRefused or MissingExtra when the result object can never be written."""
+        chunk = run.chunk
         settled = settle(run, self._engine, self._settings.retries.max_attempts, self._worker)
         if (settled.put_off or settled.given_up) and self._until_back(
-            lambda: self._ledger.is_committed(chunk), "the ledger"
+            lambda: self._ledger.is_committed(chunk), "the ledger", delivery
         ):
             # The same message came twice, and the other run had better luck: its rows must not be overwritten.
             log.info("chunk dropped", job=chunk.job_id, chunk=chunk.index, why="committed meanwhile")
             return
-        result_uri = part_uri(chunk.output.prefix, chunk.index, chunk.attempt, chunk.output.format)
-        data = encode_part(settled.rows, chunk.output.format)
-        content_type = CONTENT_TYPES[chunk.output.format]
-        self._until_back(lambda: self._store.put(result_uri, data, content_type), "storage")
-        result = outcome(chunk, settled, result_uri, lane, self._worker, self._settings)
-        first = self._until_back(lambda: self._ledger.commit(chunk, result), "the ledger")
+        uri, settled = self._until_back(lambda: self._writer.write(chunk, settled), "storage", delivery)
+        result = outcome(chunk, settled, uri, delivery.lane, self._worker, self._settings)
+        first = self._until_back(lambda: self._ledger.commit(chunk, result), "the ledger", delivery)
+        self._vitals.committed(len(settled.rows))
         counts = result.event.data.counts
         log.info(
             "chunk committed" if first else "chunk was committed before",
@@ -125,13 +190,15 @@ class Pipeline:
             output = output.model_copy(update={"prefix": f"{output.prefix}{job_id}/"})
         return job_id, output
 
-    def _bury(self, chunk: Chunk, error: BaseException, lane: Lane) -> None:
+    def _bury(self, chunk: Chunk, error: BaseException, delivery: Delivery) -> None:
         code, reason = _describe(error)
         log.error("chunk given up", job=chunk.job_id, chunk=chunk.index, code=code, exc_info=error)
-        letter = DeadLetter.of_chunk(LetterKind.CHUNK, chunk, code=code, reason=reason, lane=lane, worker=self._worker)
-        self._until_back(lambda: self._ledger.bury(chunk, letter), "the ledger")
+        letter = DeadLetter.of_chunk(
+            LetterKind.CHUNK, chunk, code=code, reason=reason, lane=delivery.lane, worker=self._worker
+        )
+        self._until_back(lambda: self._ledger.bury(chunk, letter), "the ledger", delivery)
 
-    def _file(self, error: BaseException, args: Sequence[Any], kwargs: Mapping[str, Any], lane: Lane) -> None:
+    def _file(self, error: BaseException, args: Sequence[Any], kwargs: Mapping[str, Any], delivery: Delivery) -> None:
         code, reason = _describe(error)
         log.error("message given up", code=code, error=reason)
         letter = DeadLetter(
@@ -139,13 +206,20 @@ class Pipeline:
             code=code,
             reason=reason,
             raw=raw_message(args, kwargs),
-            lane=lane,
+            lane=delivery.lane,
             worker=self._worker,
         )
-        self._until_back(lambda: self._dead_letters.add(letter), "the dead letters")
+        self._until_back(lambda: self._dead_letters.add(letter), "the dead letters", delivery)
 
-    def _until_back(self, call: Callable[[], T], what: str) -> T:
-        return until_back(call, what, self._drain)
+    def _wait_turn(self, delivery: Delivery) -> Callable[[], None]:
+        def wait() -> None:
+            self._drain.check()
+            delivery.heard()
+
+        return wait
+
+    def _until_back(self, call: Callable[[], T], what: str, delivery: Delivery) -> T:
+        return until_back(call, what, self._drain, delivery.heard)
 
 
 def _job_id_from(message_id: str) -> str:
@@ -153,11 +227,11 @@ def _job_id_from(message_id: str) -> str:
     try:
         return check_job_id(message_id)
     except ValueError:
-        return hashlib.sha256(message_id.encode()).hexdigest()[:32]
+        return hashlib.sha256(message_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def _describe(error: BaseException) -> tuple[str, str]:
     """Code and reason for a dead letter."""
     if isinstance(error, ArnoError):
         return error.code, redact(str(error))
-    return "internal_error", redact(f"{type(error).__name__}: {error}")
+    return InternalError.code, redact(f"{type(error).__name__}: {error}")

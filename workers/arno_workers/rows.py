@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from arno_shared.dead_letters import DeadLetter, LetterKind
-from arno_shared.errors import ItemError
+from arno_shared.errors import ConnectionFailed, ItemError, Throttled, Timeout, Unavailable, WorkerLost
 from arno_shared.ledger import Outcome
-from arno_shared.messages import Chunk, Prompt
+from arno_shared.messages import Chunk, ImageRef, Prompt
 from arno_shared.names import Lane, event_id
 from arno_shared.results import Failure, ImageFacts, PromptResult, ResultRow, Status, Timings
 from arno_shared.settings import Settings
@@ -16,6 +16,9 @@ from arno_shared.topic import ChunkCompleted, ChunkEvent, Counts, FailedImage
 from arno_shared.uris import redact
 from arno_workers.chunk_run import ChunkRun, Item
 from arno_workers.engine import Answer, Answered, Engine
+
+_GIVEN_UP = {error.code for error in (Timeout, Throttled, Unavailable, ConnectionFailed, WorkerLost)}
+"""A row that says so is of an image that is a dead letter as well: before its last attempt it would have no row."""
 
 _LEAST_CONFIDENCE = 0.0001
 """What a smaller one becomes in place of 0, which would say that the model cannot have meant it."""
@@ -30,7 +33,7 @@ class Settled:
     put_off: Chunk | None
     """The next attempt, of the images that failed transiently."""
     given_up: Chunk | None
-    """The images that failed transiently for the last time; they have rows."""
+    """The images that failed transiently for the last time, and those that workers died of; they have rows."""
 
     @property
     def failures(self) -> list[ResultRow]:
@@ -40,17 +43,36 @@ class Settled:
 def settle(run: ChunkRun, engine: Engine, max_attempts: int, worker: str) -> Settled:
     chunk, now = run.chunk, datetime.now(UTC)
     transient = [item for item in run.items if item.error is not None and item.error.retryable]
-    last = chunk.attempt >= max_attempts
+    fatal = [item for item in run.items if isinstance(item.error, WorkerLost)]
+    # A chunk has one next attempt: where images are given up, to be replayed, none can be put off as well.
+    last = chunk.attempt >= max_attempts or bool(fatal)
     put_off = [] if last else transient
     waiting = {item.position for item in put_off}
-    rows = [_row(item, engine, worker, now) for item in run.items if item.position not in waiting]
+    return Settled(
+        rows=[_row(item, engine, worker, now) for item in run.items if item.position not in waiting],
+        put_off=_with_images(chunk.retry_of(()), [item.image for item in put_off]),
+        given_up=_with_images(chunk, [item.image for item in transient + fatal] if last else []),
+    )
+
+
+def settled_from(chunk: Chunk, rows: Sequence[ResultRow]) -> Settled:
+    """What became of a chunk, as the rows say that stand in its result object already."""
+    put_off = Counter(chunk.images) - Counter(map(image_of, rows))
     return Settled(
         rows=rows,
-        put_off=chunk.retry_of([item.image for item in put_off]) if put_off else None,
-        given_up=(
-            chunk.model_copy(update={"images": tuple(item.image for item in transient)}) if last and transient else None
-        ),
+        put_off=_with_images(chunk.retry_of(()), list(put_off.elements())),
+        given_up=_with_images(chunk, [image_of(row) for row in rows if row.error and row.error.code in _GIVEN_UP]),
     )
+
+
+def _with_images(chunk: Chunk, images: Sequence[ImageRef]) -> Chunk | None:
+    return chunk.model_copy(update={"images": tuple(images)}) if images else None
+
+
+def image_of(row: ResultRow) -> ImageRef:
+    """The image as it was asked for."""
+    image = row.image
+    return ImageRef(uri=image.uri, id=image.id, version_id=image.version_id, etag=image.etag)
 
 
 def outcome(chunk: Chunk, settled: Settled, result_uri: str, lane: Lane, worker: str, settings: Settings) -> Outcome:

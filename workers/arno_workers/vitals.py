@@ -29,6 +29,8 @@ class Vitals:
         self.images_done = 0
         """Images of committed chunks, ok or failed."""
         self.chunks_in_flight = 0
+        self.room_chunks = 1
+        """Chunks that may be in flight at a time."""
         self._lock = Lock()
         self._progressed_s = self._consumer_s = monotonic()
 
@@ -37,7 +39,7 @@ class Vitals:
         self._progressed_s = monotonic()
 
     def consumer_beat(self) -> None:
-        """Redis answered the consumer, be it that there is nothing to do; or the consumer has no room for more."""
+        """Redis answered the consumer, be it that there is nothing to do."""
         self._consumer_s = monotonic()
 
     @property
@@ -46,6 +48,9 @@ class Vitals:
 
     @property
     def consumer_age_s(self) -> float:
+        """A consumer that has no room for more asks for nothing, and is well."""
+        if self.chunks_in_flight >= self.room_chunks:
+            self.consumer_beat()
         return monotonic() - self._consumer_s
 
     @contextmanager

@@ -13,7 +13,7 @@ from time import monotonic, sleep
 from types import TracebackType
 from typing import Self
 
-from arno_shared.errors import ArnoError
+from arno_shared.errors import DemoFailed
 
 _POLL_S = 0.05
 _GRACE_S = 6.0
@@ -22,12 +22,6 @@ _PR_SET_PDEATHSIG = 1
 
 # Found before any fork: between fork and exec, no library may be looked for.
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-
-
-class DemoFailed(ArnoError):
-    """`str(error)` says what happened, with the end of the log of whoever it happened to."""
-
-    code = "demo_failed"
 
 
 @dataclass(frozen=True, slots=True)

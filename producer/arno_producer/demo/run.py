@@ -9,11 +9,11 @@ from arno_producer.demo import pictures, servers, signals
 from arno_producer.demo.console import DemoConsole
 from arno_producer.demo.outcome import TASKS, Announcements, Outcome, compare
 from arno_producer.demo.pictures import BUCKET
-from arno_producer.demo.processes import Children, DemoFailed
+from arno_producer.demo.processes import Children
 from arno_producer.demo.report import write_report
 from arno_producer.demo.servers import Ports
 from arno_producer.job import Job
-from arno_shared.errors import ArnoError, InvalidRequest
+from arno_shared.errors import ArnoError, DemoFailed, InvalidRequest
 from arno_shared.topic import TopicReader
 
 _STALLED_S = 120

@@ -1,6 +1,17 @@
 """The ledger: what is known of each job, in Redis, changed only by atomic scripts."""
 
-from arno_shared.ledger.ledger import Begun, Found, Ledger, Outcome, Verdict, indices_of
+from arno_shared.ledger.ledger import Begun, Found, Ledger, Outcome, Suspect, Verdict, indices_of
 from arno_shared.ledger.status import TERMINAL_STATES, JobState, JobStatus
 
-__all__ = ["TERMINAL_STATES", "Begun", "Found", "JobState", "JobStatus", "Ledger", "Outcome", "Verdict", "indices_of"]
+__all__ = [
+    "TERMINAL_STATES",
+    "Begun",
+    "Found",
+    "JobState",
+    "JobStatus",
+    "Ledger",
+    "Outcome",
+    "Suspect",
+    "Verdict",
+    "indices_of",
+]

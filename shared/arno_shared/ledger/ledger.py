@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from arno_shared.dead_letters import DeadLetter, FiledLetter, LetterKind
 from arno_shared.errors import JobConflict, JobNotFound
@@ -29,6 +29,9 @@ from arno_shared.settings import Settings
 from arno_shared.topic import EVENT_TYPE, ChunkEvent
 
 _SEND_WITHIN_S = 30
+
+Suspect: TypeAlias = int | Literal["whole"]
+"""What runs alone in a worker: an image, by its position in the chunk, or what a chunk is without any."""
 
 
 class Verdict(StrEnum):
@@ -104,26 +107,35 @@ class Ledger:
         if not self._run("announce", job_id, [], chunks, images, int(sealed), self._retention_s):
             raise _not_found(job_id)
 
-    def begin(self, job_id: str, index: int | None, attempt: int, message_id: str, output: Output) -> Begun:
-        """Whether a chunk is to be done, and its index when the message did not say."""
+    def begin(self, job_id: str, index: int | None, attempt: int, message_id: str, output: Output, token: str) -> Begun:
+        """Whether a chunk is to be done, and its index when the message did not say. `token` is this beginning's own:
+        the same call made twice counts once."""
         verdict, settled_index, times = self._run(
-            "begin", job_id, [], "" if index is None else index, attempt, message_id, output.prefix, output.format
+            "begin",
+            job_id,
+            [],
+            "" if index is None else index,
+            attempt,
+            message_id,
+            output.prefix,
+            output.format,
+            token,
         )
         return Begun(Verdict(verdict.decode()), int(settled_index), int(times))
 
-    def hand_back(self, chunk: Chunk) -> None:
-        """The chunk goes back unfinished, through no fault of its own: this beginning does not count."""
-        self._run("hand_back", chunk.job_id, [], attempt_field(chunk.index, chunk.attempt))
+    def hand_back(self, chunk: Chunk, what: Suspect | None = None) -> None:
+        """The chunk, or what of it ran alone, goes back unfinished through no fault of its own: this beginning does not
+        count."""
+        self._run("hand_back", chunk.job_id, [], _begun_field(chunk, what))
 
-    def suspect(self, chunk: Chunk, what: int | Literal["whole"]) -> int:
-        """Says that an image (its position), or the chunk without any, is about to run alone in a worker; how often
-        it was begun so without an end, this time included."""
-        field = suspect_field(chunk.index, chunk.attempt, what)
-        return int(self._run("suspect", chunk.job_id, [], field))
+    def suspect(self, chunk: Chunk, what: Suspect, token: str) -> int:
+        """Says that it is about to run alone in a worker; how often it did so without an end, this time included."""
+        return int(self._run("suspect", chunk.job_id, [], _begun_field(chunk, what), token))
 
-    def acquit(self, chunk: Chunk, what: int | Literal["whole"]) -> None:
-        """The worker survived it, or its end was nobody's fault."""
-        self._run("hand_back", chunk.job_id, [], suspect_field(chunk.index, chunk.attempt, what))
+    def acquit(self, chunk: Chunk, what: Suspect) -> None:
+        """The worker survived it."""
+        with redis_away():
+            self._redis.hdel(job_keys(chunk.job_id).begun, _begun_field(chunk, what))
 
     def commit(self, chunk: Chunk, outcome: Outcome) -> bool:
         """Marks the chunk done, counts, publishes the event, puts off or gives up: once, however often it is called.
@@ -302,6 +314,12 @@ def _script(name: str) -> str:
 
 def _delayed_message(chunk: Chunk, lane: Lane) -> str:
     return json.dumps({"lane": lane.value, "message": chunk.to_wire()}, ensure_ascii=False)
+
+
+def _begun_field(chunk: Chunk, what: Suspect | None) -> str:
+    if what is None:
+        return attempt_field(chunk.index, chunk.attempt)
+    return suspect_field(chunk.index, chunk.attempt, what)
 
 
 def _pairs(counts: Mapping[str, int]) -> list[str | int]:

@@ -1,4 +1,4 @@
--- ARGV: index or '', attempt, message id, prefix, format.
+-- ARGV: index or '', attempt, message id, prefix, format, token.
 -- Returns the verdict ('go', 'committed', 'cancelled'), the chunk's index, and how often it was begun without an end,
 -- this time included.
 local index, attempt, message_id = ARGV[1], tonumber(ARGV[2]), ARGV[3]
@@ -17,6 +17,4 @@ if is_committed(index, attempt) then return {'committed', index, 0} end
 local state, origin = unpack(redis.call('HMGET', JOB, 'state', 'origin'))
 if state == 'cancelled' then return {'cancelled', index, 0} end
 if state == 'done' and origin == 'message' then wake() end
-local times = redis.call('HINCRBY', BEGUN, index .. '.' .. attempt, 1)
-age_with_job(BEGUN)
-return {'go', index, times}
+return {'go', index, count_beginning(index .. '.' .. attempt, ARGV[6])}

@@ -1,4 +1,8 @@
--- A chunk goes back unfinished, through no fault of its own. ARGV: index.attempt, or index.attempt/position.
-if redis.call('HEXISTS', BEGUN, ARGV[1]) == 1 and redis.call('HINCRBY', BEGUN, ARGV[1], -1) <= 0 then
+-- A beginning came to its end, or to nothing through no fault of its own. ARGV: index.attempt, or
+-- index.attempt/position.
+local count, last = string.match(redis.call('HGET', BEGUN, ARGV[1]) or '0:', '^(%d+):(.*)$')
+if tonumber(count) > 1 then
+  redis.call('HSET', BEGUN, ARGV[1], (count - 1) .. ':')
+else
   redis.call('HDEL', BEGUN, ARGV[1])
 end

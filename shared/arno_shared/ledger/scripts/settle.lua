@@ -27,6 +27,18 @@ local function age_with_job(key)
   if left_s > 0 then redis.call('EXPIRE', key, left_s) end
 end
 
+-- Counts that a chunk, or an image alone, is begun; how often it was, without an end, this time included. A token says
+-- which beginning it is: a call that is made again, because its answer was lost, is not another one.
+local function count_beginning(field, token)
+  local count, last = string.match(redis.call('HGET', BEGUN, field) or '0:', '^(%d+):(.*)$')
+  if last ~= token then
+    count = count + 1
+    redis.call('HSET', BEGUN, field, count .. ':' .. token)
+    age_with_job(BEGUN)
+  end
+  return tonumber(count)
+end
+
 local function wake()
   redis.call('HSET', JOB, 'state', 'running')
   redis.call('HDEL', JOB, 'finished_at')
@@ -53,9 +65,9 @@ end
 
 -- The chunk has ended: how often it was begun matters no more.
 local function forget_begun(field, images)
-  local times = tonumber(redis.call('HGET', BEGUN, field) or 0)
+  local times = string.match(redis.call('HGET', BEGUN, field) or '0:', '^%d+')
   redis.call('HDEL', BEGUN, field)
-  if times > 1 then
+  if tonumber(times) > 1 then
     for position = 0, images - 1 do redis.call('HDEL', BEGUN, field .. '/' .. position) end
     redis.call('HDEL', BEGUN, field .. '/whole')
   end

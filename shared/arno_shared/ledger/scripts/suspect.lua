@@ -1,6 +1,4 @@
--- An image is about to run alone in a worker. ARGV: index.attempt/position.
+-- An image is about to run alone in a worker. ARGV: index.attempt/position, token.
 -- Returns how often it was begun so without an end, this time included.
 even_when_full()
-local times = redis.call('HINCRBY', BEGUN, ARGV[1], 1)
-age_with_job(BEGUN)
-return times
+return count_beginning(ARGV[1], ARGV[2])

@@ -1,0 +1,24 @@
+"""The delayed set: attempts that were put off, sent when their time has come.
+
+Finding: Celery keeps a message with an ETA in the worker that took it, unacknowledged, and beyond the lease it is
+begun again and again. So what is to be tried later is written into a sorted set in the same step that commits the
+chunk it came
+from (`ledger/scripts/commit.lua`), scored by the server's clock, and becomes a message when it is due.
+"""
+
+from arno_shared.broker import Sender
+from arno_shared.ledger import Ledger
+from arno_shared.messages import Chunk
+from arno_shared.names import Lane
+
+
+def release_due(ledger: Ledger, sender: Sender) -> int:
+    """Sends the attempts whose time has come; how many. Raises HouseError.
+
+    An attempt leaves the set after it was sent: sent twice is harmless, lost is not.
+    """
+    due_messages = ledger.due()
+    for due in due_messages:
+        sender.send_chunk(Chunk.model_validate(due.message), Lane(due.lane))
+        ledger.sent(due)
+    return len(due_messages)

@@ -1,0 +1,174 @@
+"""The messages in this process's hands: claimed and held under a lease, until they are acknowledged or given back.
+
+Finding: kombu acknowledges through the channel that a message came by. When that is gone, the acknowledgement fails,
+the credit for the next message never returns, and the worker is alive and takes nothing any more. So what is in hand,
+and all that happens to it, stands here: on a connection of its own, which any thread may use at any time.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from threading import Lock
+from time import monotonic
+from typing import NamedTuple
+
+from arno_shared.dead_letters import DeadLetter
+from arno_shared.names import DEAD_LETTERS, UNACKED, UNACKED_INDEX, arrivals, lane_of_queue
+from arno_shared.redis_client import RedisClient, redis_away
+
+SWEEP_EVERY_S = 5.0
+"""How often each worker looks for leases that have run out."""
+
+_SWEEP_MESSAGES = 100
+
+
+class Claimed(NamedTuple):
+    queue: str
+    tag: str
+    raw: bytes
+
+
+@dataclass(slots=True)
+class _Held:
+    begun: bool = False
+    heard_s: float = field(default_factory=monotonic)
+
+
+class Hands:
+    """Thread-safe. Each method is one atomic step in Redis, and raises HouseError when Redis is away."""
+
+    def __init__(
+        self, redis: RedisClient, *, worker: str, key_prefix: str, lease_s: int, lease_max_s: float, max_letters: int
+    ) -> None:
+        self.redis, self.worker, self.key_prefix = redis, worker, key_prefix
+        self._lease_s, self._lease_max_s, self._max_letters = lease_s, lease_max_s, max_letters
+        self._claim, self._renew = (redis.register_script(_script(name)) for name in ("claim", "renew"))
+        self._give_back, self._sweep = (
+            redis.register_script(_script("hands") + _script(name)) for name in ("give_back", "sweep")
+        )
+        self._held: dict[str, _Held] = {}
+        self._lock = Lock()
+        self.stopping = False
+        """The worker stops: what it has not begun goes back when its channel closes."""
+        self.on_answer: Callable[[], None] = lambda: None
+        """Called whenever Redis has answered a claim, be it that there is nothing."""
+        self.claims = 0
+        """Messages claimed so far."""
+
+    def claim(self, queues: Sequence[str]) -> Claimed | None:
+        """The next message of the first queue that has any; it is held from now on. None when all are empty.
+
+        What is no message at all is filed with the dead letters on the way.
+        """
+        lists = [name for queue in queues for name in (arrivals(queue), queue)]
+        whose = [word for queue in queues for word in (lane_of_queue(queue).value, queue) * 2]
+        with redis_away():
+            answer = self._claim(
+                keys=[UNACKED, UNACKED_INDEX, DEAD_LETTERS, *lists], args=[self.worker, self._max_letters, *whose]
+            )
+        self.on_answer()
+        if not answer:
+            return None
+        queue, tag, raw = answer
+        claimed = Claimed(queue.decode(), tag.decode(), raw)
+        with self._lock:
+            self._held[claimed.tag] = _Held()
+            self.claims += 1
+        return claimed
+
+    def begin(self, tag: str) -> None:
+        """A thread works on it."""
+        with self._lock:
+            if held := self._held.get(tag):
+                held.begun = True
+                held.heard_s = monotonic()
+
+    def heard_of(self, tag: str) -> None:
+        """There is a sign of life of this message's work."""
+        if held := self._held.get(tag):
+            held.heard_s = monotonic()
+
+    def ack(self, tag: str) -> None:
+        """It is done. Where this fails, its lease runs out, and whoever gets it then finds it committed."""
+        self._let_go(tag)
+        with redis_away():
+            self.redis.pipeline().zrem(UNACKED_INDEX, tag).hdel(UNACKED, tag).execute()
+
+    def give_back(self, tags: Iterable[str], *, last: bool = False, queue: str = "") -> int:
+        """They are not done: they are claimed next again, or, with `last`, after all others; with `queue`, from there.
+        How many there were."""
+        tags = list(tags)
+        for tag in tags:
+            self._let_go(tag)
+        if not tags:
+            return 0
+        with redis_away():
+            given = self._give_back(
+                keys=[UNACKED, UNACKED_INDEX], args=[self.key_prefix, "last" if last else "next", queue, *tags]
+            )
+        return int(given)
+
+    def bury(self, tag: str, letter: DeadLetter) -> None:
+        """It can never be done: filed with the dead letters and taken out of hand, in one step."""
+        entry = {"letter": letter.model_dump_json()}
+        with redis_away():
+            pipeline = self.redis.pipeline().zrem(UNACKED_INDEX, tag).hdel(UNACKED, tag)
+            pipeline.xadd(DEAD_LETTERS, entry, maxlen=self._max_letters, approximate=True).execute()
+        self._let_go(tag)
+
+    def renew(self) -> int:
+        """Renews the leases of all that is held, but for what nothing was heard of for too long, which is let go:
+        others may have it. How many leases were there to renew."""
+        tags = self._living()
+        if not tags:
+            return 0
+        with redis_away():
+            lost = self._renew(keys=[UNACKED_INDEX], args=tags)
+        return len(tags) - len(lost)
+
+    def sweep(self) -> int:
+        """Gives back what any worker held whose lease has run out; how many messages."""
+        swept = 0
+        while True:
+            with redis_away():
+                given = self._sweep(
+                    keys=[UNACKED, UNACKED_INDEX], args=[self.key_prefix, self._lease_s, _SWEEP_MESSAGES]
+                )
+            swept += int(given)
+            if given < _SWEEP_MESSAGES:
+                return swept
+
+    def pass_on(self, queue: str) -> None:
+        """A message woke this worker, which has no room after all: another is woken."""
+        with redis_away():
+            self.redis.lmove(arrivals(queue), queue, "RIGHT", "RIGHT")
+
+    @property
+    def held(self) -> list[str]:
+        with self._lock:
+            return list(self._held)
+
+    @property
+    def not_begun(self) -> list[str]:
+        with self._lock:
+            return [tag for tag, held in self._held.items() if not held.begun]
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def _living(self) -> list[str]:
+        silent_before_s = monotonic() - self._lease_max_s
+        with self._lock:
+            for tag in [tag for tag, held in self._held.items() if held.heard_s < silent_before_s]:
+                del self._held[tag]
+            return list(self._held)
+
+    def _let_go(self, tag: str) -> None:
+        with self._lock:
+            self._held.pop(tag, None)
+
+
+@cache
+def _script(name: str) -> str:
+    return (files("arno_shared.delivery") / "scripts" / f"{name}.lua").read_text()

@@ -1,0 +1,49 @@
+-- Claims the next message: from its list into the hash of messages in hand, under a lease, in one step. The first list
+-- that has any is taken from; a message is always in its list or in the hash.
+-- KEYS: unacked, its index, dead letters, then the lists in the order in which they are to be drained.
+-- ARGV: worker, max letters, then for each list the lane and the queue that its messages go back to.
+-- Returns the queue, the delivery tag and the message; false when all lists are empty.
+local UNACKED, INDEX, DEAD = KEYS[1], KEYS[2], KEYS[3]
+local t = redis.call('TIME')
+
+-- Whatever lies in a list: without a tag of its own nothing can be said about it later.
+local function tag_of(raw)
+  local ok, message = pcall(cjson.decode, raw)
+  local properties = ok and type(message) == 'table' and message.properties
+  local tag = type(properties) == 'table' and properties.delivery_tag
+  return type(tag) == 'string' and tag ~= '' and tag
+end
+
+local function bury(list, raw, lane)
+  local readable = string.gsub(raw, '[^\9\10\13\32-\126]', function(c) return string.format('\\x%02x', string.byte(c)) end)
+  local letter = cjson.encode({
+    kind = 'message', code = 'undecodable', reason = 'what lay in the queue is not a Celery message', raw = readable,
+    lane = lane, worker = ARGV[1], at = t[1] + t[2] / 1000000,
+  })
+  redis.call('XADD', DEAD, 'MAXLEN', '~', ARGV[2], '*', 'letter', letter)
+  redis.call('RPOP', list)
+end
+
+for i = 4, #KEYS do
+  local list, lane, queue = KEYS[i], ARGV[2 * i - 5], ARGV[2 * i - 4]
+  local raw = redis.call('LINDEX', list, -1)
+  while raw do
+    local tag = tag_of(raw)
+    -- A server whose memory is full refuses what may take more, until a script has written something else.
+    redis.call('ZREM', INDEX, '')
+    if tag then
+      -- Senders that give every message the same tag must not overwrite one by the other.
+      if string.find(tag, '[^\33-\126]') or redis.call('HEXISTS', UNACKED, tag) == 1 then
+        tag = 'tag-' .. t[1] .. '.' .. t[2]
+      end
+      redis.call('HSET', UNACKED, tag, '[' .. raw .. ', "", ' .. cjson.encode(queue) .. ']')
+      redis.call('ZADD', INDEX, t[1] + t[2] / 1000000, tag)
+      -- Last: an error before this would double the message, and never lose it.
+      redis.call('RPOP', list)
+      return {queue, tag, raw}
+    end
+    bury(list, raw, lane)
+    raw = redis.call('LINDEX', list, -1)
+  end
+end
+return false
