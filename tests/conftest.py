@@ -8,6 +8,19 @@ import pytest
 from tests import servers
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="faults happen more often, and to more images")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    from tests.faults.rig import REPORT
+
+    if REPORT:
+        terminalreporter.section("faults")
+        for line in REPORT:
+            terminalreporter.write_line(line)
+
+
 @pytest.fixture(scope="session")
 def _valkey() -> Iterator[str]:
     with servers.valkey_server() as url:

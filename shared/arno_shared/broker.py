@@ -11,7 +11,7 @@ from kombu.entity import Exchange, Queue
 from kombu.exceptions import OperationalError
 
 from arno_shared.delivery.compatibility import check_kombu
-from arno_shared.delivery.hands import SWEEP_EVERY_S, Hands
+from arno_shared.delivery.hands import Hands, sweep_every_s
 from arno_shared.errors import HouseError
 from arno_shared.messages import SCHEMA_VERSION, Chunk
 from arno_shared.names import TASK_NAME, Lane, arrivals, queues
@@ -59,7 +59,7 @@ def celery_app(settings: Settings, hands: Hands | None = None) -> Celery:
             "hands": hands,
             "global_keyprefix": settings.key_prefix,
             # How soon a dead worker's messages are noticed once their lease is over; kombu's default is minutes.
-            "unacked_restore_interval": SWEEP_EVERY_S,
+            "unacked_restore_interval": sweep_every_s(settings.broker.lease_s),
             "unacked_restore_throttle": 1,
             # The next two are for the stock transport.
             "visibility_timeout": settings.broker.lease_s,

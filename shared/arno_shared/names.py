@@ -93,7 +93,7 @@ def job_keys(job_id: str) -> JobKeys:
 
 
 def worker_key(worker: str) -> str:
-    """Hash: what a worker says of itself; it expires when the worker falls silent."""
+    """JSON: what a worker last said of itself; it expires some minutes after the worker fell silent."""
     return f"arno:worker:{worker}"
 
 

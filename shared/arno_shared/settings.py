@@ -100,6 +100,8 @@ class WorkerSettings(_Group):
     """Decoded pictures that may wait for the engine; fetching pauses above it."""
     drain_s: float = Field(default=60, gt=0)
     """After SIGTERM: how long chunks in flight may take to finish before they go back to the queue."""
+    spot_notice: Literal["aws", "gcp"] | None = None
+    """The cloud whose notice that it takes this machine away is to be obeyed as SIGTERM is."""
     stuck_s: float = Field(default=300, gt=0)
     """How long nothing may move in a worker that has work before its watchdog ends it."""
     health_host: str = "127.0.0.1"

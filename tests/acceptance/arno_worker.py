@@ -17,6 +17,8 @@ import psutil
 from arno_shared.broker import celery_app, node_names
 from arno_shared.settings import Settings
 
+ROOT = Path(__file__).parents[2]
+
 PATIENCE_S = 60.0
 """How long a condition may take to come true on a busy machine. Nothing is waited for longer than it takes."""
 
@@ -59,13 +61,21 @@ class ArnoWorker:
 
 @contextmanager
 def arno_worker(
-    settings: Settings, folder: Path, name: str = "cpu0", env: Mapping[str, str] | None = None
+    settings: Settings,
+    folder: Path,
+    name: str = "cpu0",
+    env: Mapping[str, str] | None = None,
+    *,
+    module: str = "arno_workers.cli",
+    ready: bool = True,
 ) -> Iterator[ArnoWorker]:
-    """A worker that answers pings, on the broker and with the output of `settings`; killed at the end."""
+    """A worker on the broker and with the output of `settings`, killed at the end; once it answers pings, but for
+    `ready=False`."""
     log = folder / f"{name}.log"
-    with log.open("wb") as stream:
+    with log.open("ab") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", "arno_workers.cli", "--device", "cpu", "--name", name],
+            [sys.executable, "-m", module, "--device", "cpu", "--name", name],
+            cwd=ROOT,
             stderr=stream,
             stdout=stream,
             env={
@@ -80,12 +90,13 @@ def arno_worker(
     worker = ArnoWorker(name, process, log)
     app = celery_app(settings)
 
-    def ready() -> bool:
+    def answers() -> bool:
         assert process.poll() is None, f"{name} ended with {process.returncode}:\n{log.read_text()[-4000:]}"
         return any(node.startswith(f"{name}@") for node in node_names(app))
 
     try:
-        eventually(ready, f"{name} answers")
+        if ready:
+            eventually(answers, f"{name} answers")
         yield worker
     finally:
         process.kill()

@@ -1,5 +1,6 @@
 """`arno doctor`: what it sees of a sound house, and what it says of each fault."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,14 +9,18 @@ import pytest
 
 from arno_producer import Producer
 from arno_producer.cli.doctor import extras
+from arno_producer.cli.doctor import workers as doctor_of_workers
 from arno_producer.cli.doctor.extras import check_extras
 from arno_producer.cli.doctor.findings import Finding, Verdict
 from arno_producer.cli.doctor.model import check_model
 from arno_producer.cli.doctor.storage import check_storage
+from arno_shared import __version__
 from arno_shared.dead_letters import DeadLetter, LetterKind
-from arno_shared.names import Lane
+from arno_shared.names import UNACKED, WORKERS, Lane
+from arno_shared.presence import announce
 from arno_shared.storage import ObjectStore
 from tests.producer.conftest import Ran
+from tests.producer.test_workers_command import worker_state
 
 Arno = Callable[..., Ran]
 Configure = Callable[..., None]
@@ -59,7 +64,7 @@ def test_a_sound_house(arno: Arno, producer: Producer, configure: Configure, tmp
         "extra worker": "ok",
     }
     assert "Valkey 9" in found["redis"].says
-    assert "1 in interactive, 0 in bulk" in found["queues"].says
+    assert found["queues"].says == "chunks that wait: 1 in interactive, 0 in bulk; in workers' hands: 0"
     assert "arno-worker" in found["workers"].mend
     assert f"file://{tmp_path}/results/" in found["storage"].says
     assert found["model"].says == "arno-tiny (bundled)"
@@ -106,6 +111,98 @@ def test_redis_that_forgets(arno: Arno, configure: Configure) -> None:
 def test_dead_letters_are_noted(arno: Arno, producer: Producer) -> None:
     producer.dead_letters.add(DeadLetter(kind=LetterKind.MESSAGE, code="x", reason="x", raw="", worker="hand"))
     assert "1 wait" in findings(arno("doctor", "--json"))["dead letters"].says
+
+
+def test_messages_in_workers_hands_are_counted(arno: Arno, producer: Producer) -> None:
+    producer.redis.hset(UNACKED, mapping={"a": "[]", "b": "[]"})
+    assert "in workers' hands: 2" in findings(arno("doctor", "--json"))["queues"].says
+
+
+def test_messages_of_a_newer_schema_wait_for_workers_that_speak_it(arno: Arno, producer: Producer) -> None:
+    producer.redis.lpush(Lane.BULK.queue_for(2), "{}", "{}")
+    producer.redis.lpush(Lane.INTERACTIVE.queue_for(9), "{}")
+    announce(producer.redis, worker_state(schema_version=1))
+    found = findings(arno("doctor", "--json"))
+    two, nine = found["messages of schema version 2"], found["messages of schema version 9"]
+    assert (two.verdict, two.says, two.mend) == ("note", "2 wait in bulk", "start workers that speak schema version 2")
+    assert (nine.says, nine.mend) == ("1 wait in interactive", "start workers that speak schema version 9")
+    announce(producer.redis, worker_state(schema_version=2))
+    found = findings(arno("doctor", "--json"))
+    assert found["messages of schema version 2"].mend == ""
+    assert "version 9" in found["messages of schema version 9"].mend
+
+
+# --- workers ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def answering(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Says which workers answer pings."""
+
+    def answer(*names: str) -> None:
+        monkeypatch.setattr(doctor_of_workers, "node_names", lambda app, timeout_s: sorted(names))
+
+    answer()
+    return answer
+
+
+def test_workers_that_are_there_and_answer(arno: Arno, producer: Producer, answering: Callable[..., None]) -> None:
+    announce(producer.redis, worker_state("gpu0@a"))
+    announce(producer.redis, worker_state("gpu1@a", phase="loading"))
+    answering("gpu0@a", "old@b")
+    found = findings(arno("doctor", "--json"))
+    assert found["workers"].verdict == "ok"
+    assert found["workers"].says == "3 there, 2 answered: gpu0@a (working), gpu1@a (loading), old@b"
+    assert not [check for check in found if check.endswith((" workers", "versions"))]
+
+
+def test_a_worker_that_is_there_and_answers_no_ping(
+    arno: Arno, producer: Producer, answering: Callable[..., None]
+) -> None:
+    announce(producer.redis, worker_state("gpu0@a"))
+    announce(producer.redis, worker_state("gpu1@a"))
+    answering("gpu1@a")
+    mute = findings(arno("doctor", "--json"))["mute workers"]
+    assert (mute.verdict, mute.says) == ("note", "gpu0@a takes part, but answers no ping within 1 s")
+
+
+def test_a_worker_that_ails(arno: Arno, producer: Producer, answering: Callable[..., None]) -> None:
+    announce(producer.redis, worker_state("gpu0@a", ailment="nothing moved for 300 s"))
+    answering("gpu0@a")
+    ailing = findings(arno("doctor", "--json"))["ailing workers"]
+    assert (ailing.verdict, ailing.says) == ("note", "gpu0@a: nothing moved for 300 s")
+
+
+def test_a_worker_that_fell_silent(arno: Arno, producer: Producer, answering: Callable[..., None]) -> None:
+    announce(producer.redis, worker_state("gpu0@a", chunks_in_flight=3, ailment="stuck", version="0"))
+    producer.redis.zincrby(WORKERS, -90, "gpu0@a")
+    ran = arno("doctor", "--json")
+    found = findings(ran)
+    assert ran.code == 0
+    assert re.fullmatch(r"gpu0@a for 9\d s \(was working, 3 chunks in hand\): stuck", found["silent workers"].says)
+    # It is nobody's fellow any more.
+    assert found["workers"].says.startswith("none answered")
+    assert not {"ailing workers", "mute workers", "worker versions"} & set(found)
+
+
+def test_versions_that_differ(arno: Arno, producer: Producer, answering: Callable[..., None]) -> None:
+    announce(producer.redis, worker_state("gpu0@a"))
+    announce(producer.redis, worker_state("gpu1@a", version="99.1", schema_version=2))
+    answering("gpu0@a", "gpu1@a")
+    found = findings(arno("doctor", "--json"))
+    assert (found["worker versions"].verdict, found["schema versions"].verdict) == ("note", "note")
+    assert found["worker versions"].says == f"{__version__}: here, gpu0@a; 99.1: gpu1@a"
+    assert found["schema versions"].says == "1: here, gpu0@a; 2: gpu1@a"
+
+
+def test_workers_that_are_all_of_one_other_version(
+    arno: Arno, producer: Producer, answering: Callable[..., None]
+) -> None:
+    announce(producer.redis, worker_state("gpu0@a", version="99.1"))
+    assert findings(arno("doctor", "--json"))["worker versions"].says == f"{__version__}: here; 99.1: gpu0@a"
+
+
+# --- storage ----------------------------------------------------------------------------------------------------------
 
 
 def test_storage_that_cannot_be_written(arno: Arno, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

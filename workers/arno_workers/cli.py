@@ -36,7 +36,7 @@ def arno_worker(
         wanted = devices(device, gpus)
         if name and len(wanted) > 1:
             raise typer.BadParameter("--name is for one device", param_hint="--name")
-        code = run_one(settings, wanted[0], name) if len(wanted) == 1 else run_each(wanted)
+        code = run_one(settings, wanted[0], name) if len(wanted) == 1 else run_each(settings, wanted)
     except ValidationError as error:
         sys.exit(f"arno-worker: settings: {describe_invalid(error)}")
     except SettingsError as error:
@@ -54,14 +54,14 @@ def run_one(settings: Settings, device: Device, name: str) -> int:
     return run_node(settings, device.kind, name or device.name)
 
 
-def run_each(wanted: list[Device]) -> int:
+def run_each(settings: Settings, wanted: list[Device]) -> int:
     """A process for each device. When one fails, the others drain, and its exit code is returned."""
     children = [
         subprocess.Popen(  # noqa: S603
             [sys.executable, "-m", "arno_workers.cli", "--device", "cuda", "--gpus", str(device.gpu)],
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": str(device.gpu)},
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": str(device.gpu), **_health_port(settings, number)},
         )
-        for device in wanted
+        for number, device in enumerate(wanted)
     ]
 
     def drain_all(*_: object) -> None:
@@ -83,8 +83,22 @@ def run_each(wanted: list[Device]) -> int:
     return worst
 
 
+def _health_port(settings: Settings, number: int) -> dict[str, str]:
+    port = settings.worker.health_port
+    return {"ARNO_WORKER__HEALTH_PORT": str(port + number)} if port else {}
+
+
 def main() -> None:
-    app()
+    try:
+        app()
+    except SystemExit as stop:
+        if not isinstance(stop.code, int):
+            raise
+        # Everything is written and handed back. What libraries still tidy up takes seconds, of which a machine that is
+        # being taken away has none.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(stop.code)
 
 
 if __name__ == "__main__":

@@ -13,18 +13,23 @@ from arno_shared.ledger import Ledger
 from arno_shared.logs import get_logger
 from arno_shared.names import Lane
 from arno_shared.redis_client import connect
+from arno_shared.results import ModelFacts
 from arno_shared.settings import Settings
 from arno_shared.storage import ObjectStore
 from arno_workers.app import run_worker, worker_app
+from arno_workers.checks import house_checks
 from arno_workers.engine import Engine
 from arno_workers.engine.start import start_engine
 from arno_workers.fetch.reader import ImageReader
+from arno_workers.health import Health
 from arno_workers.intake import Intake
 from arno_workers.lease import keep_leases
 from arno_workers.patience import Drain, until_back
 from arno_workers.pipeline import Pipeline
+from arno_workers.presence import Presence
 from arno_workers.releaser import keep_releasing
 from arno_workers.result_writer import ResultWriter
+from arno_workers.spot import watch_for_notice
 from arno_workers.tasks import register
 from arno_workers.vitals import Phase, Vitals
 from arno_workers.watchdog import Watchdog
@@ -35,7 +40,7 @@ log = get_logger(__name__)
 def run_node(settings: Settings, device: str, name: str) -> int:
     """Loads and warms the replica, then works until SIGTERM; the exit code, which is 1 when the replica broke.
 
-    Raises ModelUnusable, MissingExtra, IncompatibleKombu.
+    Raises ModelUnusable, MissingExtra, IncompatibleKombu, InvalidRequest (a port that cannot be had).
     """
     worker = f"{name}@{socket.gethostname()}"
     vitals = Vitals()
@@ -49,8 +54,13 @@ def run_node(settings: Settings, device: str, name: str) -> int:
         drain.end_now()
         os.kill(os.getpid(), signal.SIGTERM)
 
-    engine = start_engine(settings.worker, device, store, stop_broken)
     redis = connect(settings)
+    health = Health(settings.worker, vitals, house_checks(redis, store, settings.output_prefix))
+    asked = ModelFacts(id=settings.worker.model, revision=settings.worker.revision, dtype=settings.worker.dtype)
+    presence = Presence(redis, vitals, worker=worker, device=device, model=asked, health=health.start())
+    presence.start()
+    engine = start_engine(settings.worker, device, store, stop_broken)
+    presence.model = engine.model
     ledger = Ledger(redis, settings)
     dead_letters = DeadLetters(redis, settings.dead_letters.max_letters)
     pipeline = Pipeline(
@@ -93,12 +103,16 @@ def run_node(settings: Settings, device: str, name: str) -> int:
         busy_s=lambda: engine.busy_s,
         waiting=lambda: sum(queue_length(redis, lane) for lane in Lane),
     ).start()
+    if settings.worker.spot_notice is not None:
+        watch_for_notice(settings.worker.spot_notice)
     log.info("worker starts", worker=worker, device=device)
     vitals.phase = Phase.WORKING
     try:
         code = run_worker(app, settings, worker, room_chunks, stop)
         return 1 if broken.is_set() else code
     finally:
+        presence.stop()
+        health.stop()
         log.info("worker stopped", worker=worker, device_busy_s=round(engine.busy_s, 3))
 
 

@@ -10,10 +10,12 @@ from arno_producer.cli.cancel import cancel
 from arno_producer.cli.demo import demo
 from arno_producer.cli.doctor import doctor
 from arno_producer.cli.results import results
+from arno_producer.cli.resume import resume
 from arno_producer.cli.status import status
 from arno_producer.cli.submit import submit
 from arno_producer.cli.terminal import emit, say
 from arno_producer.cli.watch import watch
+from arno_producer.cli.workers import workers
 from arno_shared import __version__
 from arno_shared.errors import ArnoError, HouseError, InvalidRequest
 
@@ -26,11 +28,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(submit)
+app.command()(resume)
 app.command()(status)
 app.command()(watch)
 app.command()(results)
 app.command()(cancel)
 app.add_typer(dead.app, name="dead")
+app.command()(workers)
 app.command()(doctor)
 app.command()(demo)
 

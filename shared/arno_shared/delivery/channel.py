@@ -78,7 +78,9 @@ class _Claiming:
         """To Celery's consumer. What cannot even be taken apart would end the worker: that is a dead letter."""
         try:
             payload = json.loads(claimed.raw)
-            payload["properties"]["delivery_tag"] = claimed.tag
+            # Where it lay, whatever its sender says: that is its lane.
+            delivery_info = {"exchange": "", "routing_key": claimed.queue}
+            payload["properties"] |= {"delivery_tag": claimed.tag, "delivery_info": delivery_info}
             self.Message(payload, channel=self)  # type: ignore[attr-defined]
         except Exception as error:
             self._bury(claimed, error)

@@ -17,10 +17,12 @@ from arno_shared.dead_letters import DeadLetter
 from arno_shared.names import DEAD_LETTERS, UNACKED, UNACKED_INDEX, arrivals, lane_of_queue
 from arno_shared.redis_client import RedisClient, redis_away
 
-SWEEP_EVERY_S = 5.0
-"""How often each worker looks for leases that have run out."""
-
 _SWEEP_MESSAGES = 100
+
+
+def sweep_every_s(lease_s: float) -> float:
+    """How often each worker looks for leases that have run out: that much later than it could be work is resumed."""
+    return min(5.0, lease_s / 4)
 
 
 class Claimed(NamedTuple):
@@ -43,7 +45,9 @@ class Hands:
     ) -> None:
         self.redis, self.worker, self.key_prefix = redis, worker, key_prefix
         self._lease_s, self._lease_max_s, self._max_letters = lease_s, lease_max_s, max_letters
-        self._claim, self._renew = (redis.register_script(_script(name)) for name in ("claim", "renew"))
+        self._claim, self._bury, self._renew = (
+            redis.register_script(_script(name)) for name in ("claim", "bury", "renew")
+        )
         self._give_back, self._sweep = (
             redis.register_script(_script("hands") + _script(name)) for name in ("give_back", "sweep")
         )
@@ -63,12 +67,14 @@ class Hands:
         """
         lists = [name for queue in queues for name in (arrivals(queue), queue)]
         whose = [word for queue in queues for word in (lane_of_queue(queue).value, queue) * 2]
-        with redis_away():
-            answer = self._claim(
-                keys=[UNACKED, UNACKED_INDEX, DEAD_LETTERS, *lists], args=[self.worker, self._max_letters, *whose]
-            )
-        self.on_answer()
-        if not answer:
+        answer = []
+        while answer == []:
+            with redis_away():
+                answer = self._claim(
+                    keys=[UNACKED, UNACKED_INDEX, DEAD_LETTERS, *lists], args=[self.worker, self._max_letters, *whose]
+                )
+            self.on_answer()
+        if answer is None:
             return None
         queue, tag, raw = answer
         claimed = Claimed(queue.decode(), tag.decode(), raw)
@@ -111,10 +117,10 @@ class Hands:
 
     def bury(self, tag: str, letter: DeadLetter) -> None:
         """It can never be done: filed with the dead letters and taken out of hand, in one step."""
-        entry = {"letter": letter.model_dump_json()}
         with redis_away():
-            pipeline = self.redis.pipeline().zrem(UNACKED_INDEX, tag).hdel(UNACKED, tag)
-            pipeline.xadd(DEAD_LETTERS, entry, maxlen=self._max_letters, approximate=True).execute()
+            self._bury(
+                keys=[UNACKED, UNACKED_INDEX, DEAD_LETTERS], args=[tag, letter.model_dump_json(), self._max_letters]
+            )
         self._let_go(tag)
 
     def renew(self) -> int:

@@ -37,6 +37,7 @@ def _examine(producer: "Producer") -> Iterator["Finding"]:
     from arno_producer.cli.doctor.extras import check_extras
     from arno_producer.cli.doctor.findings import Verdict
     from arno_producer.cli.doctor.model import check_model
+    from arno_producer.cli.doctor.queues import check_queues
     from arno_producer.cli.doctor.redis import check_redis
     from arno_producer.cli.doctor.storage import check_storage
     from arno_producer.cli.doctor.workers import check_workers
@@ -46,6 +47,7 @@ def _examine(producer: "Producer") -> Iterator["Finding"]:
     yield from findings
     if findings[0].verdict is Verdict.OK:
         yield from check_workers(producer)
+        yield from check_queues(producer.redis)
     yield check_storage(producer.store, settings.output_prefix)
     yield check_model(settings.worker.model, producer.store)
     yield from check_extras()

@@ -2,16 +2,27 @@
 -- that has any is taken from; a message is always in its list or in the hash.
 -- KEYS: unacked, its index, dead letters, then the lists in the order in which they are to be drained.
 -- ARGV: worker, max letters, then for each list the lane and the queue that its messages go back to.
--- Returns the queue, the delivery tag and the message; false when all lists are empty.
+-- Returns the queue, the claim's tag and the message; false when all lists are empty; nothing at all when it is to be
+-- called again.
 local UNACKED, INDEX, DEAD = KEYS[1], KEYS[2], KEYS[3]
+-- Entries that are filed in one step: nobody else is served meanwhile.
+local MAX_BURIED = 1000
 local t = redis.call('TIME')
 
--- Whatever lies in a list: without a tag of its own nothing can be said about it later.
-local function tag_of(raw)
+-- Whatever lies in a list: only what has a tag, as kombu gives one, can be handed to Celery.
+local function is_message(raw)
   local ok, message = pcall(cjson.decode, raw)
   local properties = ok and type(message) == 'table' and message.properties
   local tag = type(properties) == 'table' and properties.delivery_tag
-  return type(tag) == 'string' and tag ~= '' and tag
+  return type(tag) == 'string' and tag ~= ''
+end
+
+-- A tag of this claim's own. By the message's, whoever had it before, and gave it back or was thought dead, could
+-- still acknowledge what another holds now; and of two messages with the same tag, one would overwrite the other.
+local function new_tag()
+  local tag = ARGV[1] .. '/' .. t[1] .. '.' .. t[2]
+  while redis.call('HEXISTS', UNACKED, tag) == 1 do tag = tag .. '+' end
+  return tag
 end
 
 local function bury(list, raw, lane)
@@ -24,25 +35,24 @@ local function bury(list, raw, lane)
   redis.call('RPOP', list)
 end
 
+local buried = 0
 for i = 4, #KEYS do
   local list, lane, queue = KEYS[i], ARGV[2 * i - 5], ARGV[2 * i - 4]
   local raw = redis.call('LINDEX', list, -1)
   while raw do
-    local tag = tag_of(raw)
     -- A server whose memory is full refuses what may take more, until a script has written something else.
     redis.call('ZREM', INDEX, '')
-    if tag then
-      -- Senders that give every message the same tag must not overwrite one by the other.
-      if string.find(tag, '[^\33-\126]') or redis.call('HEXISTS', UNACKED, tag) == 1 then
-        tag = 'tag-' .. t[1] .. '.' .. t[2]
-      end
+    if is_message(raw) then
+      local tag = new_tag()
       redis.call('HSET', UNACKED, tag, '[' .. raw .. ', "", ' .. cjson.encode(queue) .. ']')
       redis.call('ZADD', INDEX, t[1] + t[2] / 1000000, tag)
       -- Last: an error before this would double the message, and never lose it.
       redis.call('RPOP', list)
       return {queue, tag, raw}
     end
+    if buried == MAX_BURIED then return {} end
     bury(list, raw, lane)
+    buried = buried + 1
     raw = redis.call('LINDEX', list, -1)
   end
 end

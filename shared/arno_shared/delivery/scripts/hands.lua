@@ -8,8 +8,10 @@ local function give_back(tag, where, queue)
   local record = redis.call('HGET', KEYS[1], tag)
   if not record then return false end
   -- As it came: decoding and encoding would change what it holds.
-  local raw, own = string.match(record, '^%[(.*),%s*"[^"]*",%s*"([^"]*)"%]$')
-  redis.call(where == 'next' and 'RPUSH' or 'LPUSH', ARGV[1] .. (queue or own), raw)
+  local raw, own = string.match(record, '^%[(.*),%s*"[^"]*",%s*("[^"]*")%]$')
+  -- Not one of Arno's or kombu's: it stays where it is, and keeps nobody from the others.
+  if not raw then return false end
+  redis.call(where == 'next' and 'RPUSH' or 'LPUSH', ARGV[1] .. (queue or cjson.decode('[' .. own .. ']')[1]), raw)
   redis.call('HDEL', KEYS[1], tag)
   return true
 end

@@ -1,0 +1,66 @@
+"""`arno workers`: who works, on what, and who fell silent."""
+
+import json
+from typing import TYPE_CHECKING
+
+from arno_producer.cli.terminal import JsonOption, emit, say, show_table
+from arno_shared.uris import redact
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from arno_shared.presence import SeenWorker, WorkerState
+
+_HEADINGS = ("worker", "device", "model", "phase", "in flight", "images done", "last commit", "seen", "health")
+
+
+def workers(json_lines: JsonOption = False) -> None:
+    """Show the workers, what each is doing, and those that fell silent in the last minutes."""
+    from arno_producer.cli.connection import connect
+    from arno_shared.presence import workers as seen_workers
+
+    seen = seen_workers(connect().redis)
+    if json_lines:
+        for one in seen:
+            emit(_as_json(one))
+    elif seen:
+        show_table(_HEADINGS, map(_summary, seen))
+    else:
+        say("no worker was heard of in the last minutes; start one: arno-worker")
+
+
+def _summary(seen: "SeenWorker") -> tuple[str, ...]:
+    age = f"{seen.seen_s_ago:.0f} s ago"
+    state = seen.state
+    if state is None:
+        return (seen.worker, "", "", "not to be read by this version of Arno", "", "", "", age, "")
+    return (
+        seen.worker,
+        state.device,
+        f"{state.model} {_short(state.revision)} {state.dtype}",
+        _phase(seen, state),
+        f"{state.chunks_in_flight:,}",
+        f"{state.images_done:,}",
+        _time(state.last_commit_at),
+        age,
+        state.health,
+    )
+
+
+def _short(revision: str) -> str:
+    """Enough of a hash to tell it from others."""
+    return revision.removeprefix("sha256:")[:12]
+
+
+def _phase(seen: "SeenWorker", state: "WorkerState") -> str:
+    phase = f"silent, was {state.phase}" if seen.silent else state.phase
+    return f"{phase}: {state.ailment}" if state.ailment else phase
+
+
+def _time(at: "datetime | None") -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S}Z" if at else ""
+
+
+def _as_json(seen: "SeenWorker") -> str:
+    fields = seen.state.model_dump(mode="json") if seen.state else {"worker": seen.worker}
+    return redact(json.dumps({**fields, "seen_s_ago": round(seen.seen_s_ago, 3), "silent": seen.silent}))
