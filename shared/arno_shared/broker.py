@@ -5,6 +5,7 @@ itself is in `arno_workers`: `lease.py`, `watchdog.py`, `unreadable.py`.
 """
 
 from typing import Any
+from urllib.parse import quote
 
 from celery import Celery
 from kombu.entity import Exchange, Queue
@@ -16,6 +17,7 @@ from arno_shared.errors import HouseError
 from arno_shared.messages import SCHEMA_VERSION, Chunk
 from arno_shared.names import TASK_NAME, Lane, arrivals, queues
 from arno_shared.redis_client import RedisClient, redis_away
+from arno_shared.redis_url import RedisUrl, parse_redis_url
 from arno_shared.settings import Settings
 from arno_shared.uris import redact
 
@@ -23,12 +25,14 @@ from arno_shared.uris import redact
 def celery_app(settings: Settings, hands: Hands | None = None) -> Celery:
     """The Celery app that producers send through and workers consume with, into their `hands`. Connects to nothing yet.
 
-    Raises IncompatibleKombu.
+    Raises IncompatibleKombu, and ValueError when the URL is wrong.
     """
-    app = Celery("arno", broker=settings.redis_url, set_as_current=False)
+    url = parse_redis_url(settings.redis_url)
+    app = Celery("arno", broker=_broker_url(settings.redis_url, url), set_as_current=False)
     if settings.broker.transport == "atomic":
         check_kombu()
-        app.conf.broker_transport = "arno_shared.delivery.transport:Transport"
+        transport = "SentinelTransport" if url.kind == "sentinel" else "Transport"
+        app.conf.broker_transport = f"arno_shared.delivery.transport:{transport}"
     app.conf.update(
         # JSON only: a broker that others can write to must not be able to run code in a worker.
         accept_content=["json"],
@@ -56,6 +60,7 @@ def celery_app(settings: Settings, hands: Hands | None = None) -> Celery:
         worker_enable_prefetch_count_reduction=False,
         task_publish_retry_policy={"max_retries": 20, "interval_start": 0.1, "interval_step": 0.3, "interval_max": 3},
         broker_transport_options={
+            **_sentinel_options(url),
             "hands": hands,
             "global_keyprefix": settings.key_prefix,
             # How soon a dead worker's messages are noticed once their lease is over; kombu's default is minutes.
@@ -83,6 +88,25 @@ def celery_app(settings: Settings, hands: Hands | None = None) -> Celery:
         enable_utc=True,
     )
     return app
+
+
+def _broker_url(redis_url: str, url: RedisUrl) -> str:
+    if url.kind == "server":
+        return redis_url
+    login = f"{quote(url.user or '', '')}:{quote(url.password, '')}@" if url.password else ""
+    # The others are among the options.
+    host, port = url.hosts[0]
+    return f"sentinel://{login}{host}:{port}/{url.db}"
+
+
+def _sentinel_options(url: RedisUrl) -> dict[str, Any]:
+    if url.kind == "server":
+        return {}
+    return {
+        "sentinels": [f"{host}:{port}" for host, port in url.hosts],
+        "master_name": url.master,
+        "sentinel_kwargs": {"username": "default", "password": url.password} if url.password else {},
+    }
 
 
 class Sender:

@@ -5,10 +5,14 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import redis
-from redis.backoff import ExponentialBackoff
+from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.connection import ConnectionPool
 from redis.retry import Retry
+from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from arno_shared.errors import HouseError
+from arno_shared.key_prefix import client_class
+from arno_shared.redis_url import RedisUrl, parse_redis_url
 from arno_shared.settings import Settings
 from arno_shared.uris import redact
 
@@ -17,21 +21,47 @@ RedisClient: TypeAlias = Any
 
 
 def connect(settings: Settings) -> RedisClient:
-    """A thread-safe client; nothing is sent before its first command."""
-    return redis.Redis.from_url(
-        settings.redis_url,
-        socket_timeout=settings.broker.socket_timeout_s,
-        socket_connect_timeout=settings.broker.connect_timeout_s,
-        socket_keepalive=True,
-        health_check_interval=10,
+    """A thread-safe client that puts the settings' prefix before every key; nothing is sent before its first command.
+
+    Raises ValueError when the URL is wrong.
+    """
+    url = parse_redis_url(settings.redis_url)
+    options: dict[str, Any] = {
+        "socket_timeout": settings.broker.socket_timeout_s,
+        "socket_connect_timeout": settings.broker.connect_timeout_s,
+        "socket_keepalive": True,
+        "health_check_interval": 10,
         # One quick retry hides a dropped idle connection; longer outages are for the caller to wait out.
-        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 1),
+        "retry": Retry(ExponentialBackoff(cap=0.5, base=0.05), 1),
+    }
+    pool = (
+        _pool_of_the_master(url, options)
+        if url.kind == "sentinel"
+        else ConnectionPool.from_url(settings.redis_url, **options)
+    )
+    return client_class(settings.key_prefix).from_pool(pool)
+
+
+def _pool_of_the_master(url: RedisUrl, options: dict[str, Any]) -> SentinelConnectionPool:
+    """Connections to whichever server the sentinels call the master when each of them is opened."""
+    connect_timeout_s = options["socket_connect_timeout"]
+    asking = {
+        # A part of connecting; the retry is the next sentinel.
+        "socket_timeout": connect_timeout_s,
+        "socket_connect_timeout": connect_timeout_s,
+        "retry": Retry(NoBackoff(), 0),
+        # By name, because sentinels without a password refuse one that comes alone.
+        **({"username": "default", "password": url.password} if url.password else {}),
+    }
+    sentinels = Sentinel(url.hosts, sentinel_kwargs=asking)  # type: ignore[no-untyped-call]
+    return SentinelConnectionPool(  # type: ignore[no-untyped-call]
+        url.master, sentinels, username=url.user, password=url.password, db=url.db, **options
     )
 
 
 @contextmanager
 def redis_away() -> Iterator[None]:
-    """Turns "cannot be reached, is loading, is full, is a replica" into HouseError; other answers pass."""
+    """Turns "cannot be reached, has no master, is loading, is full, is a replica" into HouseError; others pass."""
     try:
         yield
     except (
@@ -43,6 +73,6 @@ def redis_away() -> Iterator[None]:
     ) as error:
         raise HouseError(f"Redis cannot be used: {redact(str(error))}") from error
     except redis.ResponseError as error:
-        if str(error).startswith(("OOM", "LOADING", "READONLY", "MASTERDOWN", "MISCONF", "NOREPLICAS")):
+        if str(error).startswith(("OOM", "LOADING", "READONLY", "MASTERDOWN", "MISCONF", "NOREPLICAS", "UNBLOCKED")):
             raise HouseError(f"Redis cannot be used: {error}") from error
         raise

@@ -1,5 +1,8 @@
 """From bytes that may be anything to an RGB picture."""
 
+import ctypes
+import struct
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -15,14 +18,20 @@ from PIL import (
     JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
+    TiffTags,
     WebPImagePlugin,
+    _imaging,
 )
 
 from arno_shared.errors import BrokenImage, ItemError, NotAnImage, TooManyPixels
-from arno_workers.jpeg import load_smaller
+from arno_workers.jpeg import check_effort, load_smaller
 
 _PLUGINS = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin, GifImagePlugin, TiffImagePlugin, BmpImagePlugin)
 """Imported so that they are registered: Pillow loads some only when an unknown file makes it try them all."""
+
+# libtiff tells stderr of every row that it cannot read: a hostile TIFF fills the log with many times its own size.
+with suppress(AttributeError, OSError):
+    ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
 
@@ -39,6 +48,15 @@ _UPRIGHT = {
 """What turns a picture upright, by its EXIF orientation."""
 _SIDEWAYS = {_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}
 """The turns that swap width and height."""
+
+_MAX_READS = 100_000
+"""What Pillow may read of a file before its pixels: a few reads for each segment, chunk, block or tag."""
+_MAX_EXIF_BYTES = 8 * 2**20
+_MAX_TAG_VALUES = 2**18
+"""Of one TIFF tag, unless it holds plain bytes: Pillow makes objects of them. Enough for pages of 262,144 tiles."""
+_STRIP_OFFSETS, _TILE_OFFSETS, _TILE_WIDTH, _TILE_HEIGHT = 273, 324, 322, 323
+_PLAIN_TYPES = {1, 2, 7}
+"""TIFF's bytes, texts, and bytes of unknown meaning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +86,8 @@ def decode(data: bytes, max_pixels: int, scaled_to: tuple[int, int] | None = Non
     try:
         image = _open(name, data)
         _check_pixels(image.size, max_pixels)
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            _prepare_tiff(image, max_pixels)
         if scaled_to is not None and isinstance(image, JpegImagePlugin.JpegImageFile):
             return _scaled(image, data, scaled_to)
         image.load()
@@ -92,11 +112,52 @@ def _format_of(data: bytes) -> str:
     raise NotAnImage(f"not an image that can be read: {', '.join(FORMATS)} are accepted")
 
 
+class _Frugal(BytesIO):
+    """A file that is read only so many times while it is opened, which takes a handful in all but hostile ones."""
+
+    reads_left = _MAX_READS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.reads_left -= 1
+        if self.reads_left < 0:
+            raise BrokenImage(f"more than {_MAX_READS} pieces before the picture")
+        return super().read(size)
+
+
 def _open(name: str, data: bytes) -> ImageFile.ImageFile:
     # Not Image.open: it warns and raises by a limit on pixels that is global to the process.
-    image = Image.OPEN[name][0](BytesIO(data), "")
+    file = _Frugal(data)
+    if name == "JPEG":
+        check_effort(data)
+    elif name == "TIFF":
+        _check_directory(data)
+    image = Image.OPEN[name][0](file, "")
     assert isinstance(image, ImageFile.ImageFile)
+    file.reads_left = sys.maxsize
     return image
+
+
+def _check_directory(data: bytes) -> None:
+    """Raises BrokenImage when the first page of this TIFF has tags with more values than any page needs."""
+    order, is_big = "<" if data.startswith(b"II") else ">", data[2] == 43
+    start, count, entry = ("Q", "Q", "HHQ8x") if is_big else ("I", "H", "HHI4x")
+    (at,) = struct.unpack_from(order + start, data, 8 if is_big else 4)
+    (entries,) = struct.unpack_from(order + count, data, at)
+    at, size = at + struct.calcsize(order + count), struct.calcsize(order + entry)
+    whole = min(entries, _MAX_READS, (len(data) - at) // size)
+    for tag, kind, values in struct.iter_unpack(order + entry, memoryview(data)[at : at + whole * size]):
+        is_plain = kind in _PLAIN_TYPES and tag not in (_STRIP_OFFSETS, _TILE_OFFSETS)
+        if values > _MAX_TAG_VALUES and not is_plain:
+            raise BrokenImage(f"broken TIFF: tag {tag} has {values} values")
+
+
+def _prepare_tiff(image: TiffImagePlugin.TiffImageFile, max_pixels: int) -> None:
+    """Raises TooManyPixels: a tile is decoded whole, however little of it the picture shows."""
+    tile = image.tag_v2.get(_TILE_WIDTH, 1), image.tag_v2.get(_TILE_HEIGHT, 1)
+    _check_pixels(tile, max_pixels)
+    # What hangs on the page, which Pillow would read as well, makes an object of each value.
+    for tag in TiffTags.TAGS_V2_GROUPS:
+        image.getexif().pop(tag, None)
 
 
 def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
@@ -121,7 +182,9 @@ def _upright(rgb: Image.Image, source: Image.Image) -> Image.Image:
 
 
 def _turn(source: Image.Image) -> Image.Transpose | None:
-    # A picture with unreadable EXIF is shown as it is stored, as everywhere else.
+    # A picture with unreadable EXIF is shown as it is stored, as everywhere else; so is one with absurdly much of it.
+    if len(source.info.get("exif", b"")) > _MAX_EXIF_BYTES:
+        return None
     with suppress(Exception):
         return _UPRIGHT.get(source.getexif().get(_ORIENTATION, 1))
     return None
@@ -160,7 +223,7 @@ def _to_bytes(samples: NDArray[np.generic]) -> NDArray[np.uint8]:
     """Samples of any depth as 0–255."""
     if samples.dtype.itemsize == 2:
         return (samples.astype(np.uint16) >> 8).astype(np.uint8)
-    values = np.nan_to_num(samples.astype(np.float32), posinf=0, neginf=0)
+    values = np.nan_to_num(samples.astype(np.float32), copy=False, posinf=0, neginf=0)
     low, high = float(values.min()), float(values.max())
     if samples.dtype.kind == "f" and low >= 0 and high <= 1:
         low, high = 0, 1
@@ -171,4 +234,7 @@ def _to_bytes(samples: NDArray[np.generic]) -> NDArray[np.uint8]:
     if high - low < 1e-30:
         return np.zeros(values.shape, np.uint8)
     scale = 255 / (high - low)
-    return (values * scale - low * scale).clip(0, 255).round().astype(np.uint8)
+    # In place: a large picture has no room for a copy with each step.
+    values *= scale
+    values -= low * scale
+    return values.clip(0, 255, out=values).round(out=values).astype(np.uint8)

@@ -1,0 +1,253 @@
+"""Redis is killed, frozen, cut off, full, fails over, and loses everything; workers wait, and go on by themselves."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+import redis
+
+from arno_producer import Producer
+from arno_shared.errors import HouseError
+from arno_shared.names import UNACKED, Lane
+from arno_shared.settings import Settings
+from arno_shared.uris import file_uri
+from tests.acceptance.arno_worker import ArnoWorker, eventually
+from tests.faults.proxy import TcpProxy
+from tests.faults.rig import LEASE_S, Watch, in_chunks_of, nothing_in_hand, reconcile, report, settled
+from tests.servers import Sentinels, Valkey
+
+SLOW = {"afflicted": True, "AFFLICTED_IMAGE_S": "0.005"}
+
+
+@pytest.fixture
+def valkey() -> Iterator[Valkey]:
+    """One that keeps what it has acknowledged."""
+    with Valkey(appendonly="always") as server:
+        yield server
+
+
+@pytest.fixture
+def at(valkey: Valkey, tmp_path: Path) -> Settings:
+    return patient(valkey.url, tmp_path)
+
+
+@pytest.fixture
+def own(at: Settings) -> Producer:
+    return Producer(at)
+
+
+def patient(url: str, folder: Path) -> Settings:
+    settings = Settings(redis_url=url, output_prefix=file_uri(folder / "results"))
+    return settings.model_copy(update={"broker": settings.broker.model_copy(update={"socket_timeout_s": 4.0})})
+
+
+def ok(producer: Producer, job_id: str) -> int:
+    try:
+        return producer.ledger.status(job_id).ok
+    except HouseError:
+        return -1
+
+
+def goes_on(producer: Producer, job_id: str) -> float:
+    """Seconds until more is done than now."""
+    watch = Watch()
+    before = ok(producer, job_id)
+    eventually(lambda: ok(producer, job_id) > max(before, 0), "work goes on")
+    return watch.seconds
+
+
+def test_redis_killed_under_load_and_restarted(start, valkey, at, own, pictures, long) -> None:
+    kills = 10 if long else 2
+    uris = pictures(50) * (kills * 20)
+    own = in_chunks_of(2, own)
+    job = own.submit(uris, "<OD>", job_id="restart")
+    workers = [start(f"w{number}", at=at, **SLOW) for number in range(2)]
+    longest_s = 0.0
+    for _ in range(kills):
+        eventually(lambda: ok(own, "restart") > 0, "work")
+        valkey.kill()
+        Event().wait(1.0)
+        valkey.start()
+        longest_s = max(longest_s, goes_on(own, "restart"))
+    settled(job)
+    line = reconcile(own, job, uris)
+    assert all(worker.process.poll() is None for worker in workers), "the same processes went on"
+    assert longest_s < 10
+    report("Redis killed -9 under load, AOF", f"{kills} times; {line}; went on within {longest_s:.1f} s")
+
+
+def test_redis_down_while_the_only_chunk_ends(start, valkey, at, own, pictures) -> None:
+    """The acknowledgement fails; with stock kombu the worker never takes a message again."""
+    worker = start("one", at=at, afflicted=True, AFFLICTED_IMAGE_S="1.5", ARNO_WORKER__CHUNKS_IN_FLIGHT="1")
+    uris = pictures(4)
+    job = in_chunks_of(1, own).submit(uris, "<OD>", job_id="down")
+    eventually(lambda: own.redis.hlen(UNACKED) == 1, "it has one in hand")
+    valkey.terminate()
+    Event().wait(3.0)
+    valkey.start()
+    watch = Watch()
+    settled(job)
+    assert worker.process.poll() is None
+    report("Redis down while the chunk in hand ends", f"{reconcile(own, job, uris)}; done {watch.seconds:.1f} s after")
+
+
+def test_bursts_of_client_kill(start, at, own, pictures) -> None:
+    uris = pictures(50) * 30
+    job = in_chunks_of(2, own).submit(uris, "<OD>", job_id="cut")
+    worker = start("w", at=at, **SLOW)
+    longest_s = 0.0
+    with redis.Redis.from_url(at.redis_url) as client:
+        for _ in range(3):
+            eventually(lambda: ok(own, "cut") > 0, "work")
+            for kind in ("normal", "pubsub"):
+                client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+            longest_s = max(longest_s, goes_on(own, "cut"))
+    settled(job)
+    line = reconcile(own, job, uris)
+    assert worker.process.poll() is None
+    report("CLIENT KILL of all connections", f"3 times; {line}; went on within {longest_s:.1f} s")
+
+
+def test_a_frozen_redis_holds_up_and_loses_nothing(start, valkey, at, own, pictures, long) -> None:
+    uris = pictures(50) * 30
+    own = in_chunks_of(2, own)
+    worker = start("w", at=at, **SLOW)
+    submitted: list[object] = []
+    submission = Thread(target=lambda: submitted.append(own.submit(uris, "<OD>", job_id="frozen")))
+    submission.start()
+    eventually(lambda: own.redis.exists("arno:job:frozen") and ok(own, "frozen") > 0, "work")
+    valkey.freeze()
+    Event().wait(30 if long else 6)
+    valkey.thaw()
+    went_on_s = goes_on(own, "frozen")
+    submission.join(60)
+    assert submitted, "the producer waited, and went on"
+    job = own.job("frozen")
+    settled(job)
+    assert worker.process.poll() is None
+    report("Redis frozen", f"{reconcile(own, job, uris)}; went on within {went_on_s:.1f} s")
+
+
+@pytest.mark.parametrize("fault", ["cut", "half-open"])
+def test_a_network_that_fails_between_worker_and_redis(fault: str, start, valkey, at, own, pictures, tmp_path) -> None:
+    uris = pictures(50) * 24
+    with TcpProxy("127.0.0.1", port_of(valkey.url)) as proxy:
+        worker = start("w", at=patient(f"redis://{proxy.address}/0", tmp_path), **SLOW)
+        job = in_chunks_of(2, own).submit(uris, "<OD>", job_id=fault)
+        eventually(lambda: ok(own, fault) > 0, "work")
+        if fault == "cut":
+            proxy.refuse()
+            proxy.cut()
+        else:
+            proxy.freeze()
+        Event().wait(2 * LEASE_S)
+        proxy.heal()
+        if fault == "half-open":
+            # Connections that nothing came over for so long are not the ones that work goes on with.
+            proxy.cut()
+        went_on_s = goes_on(own, fault)
+        settled(job)
+        line = reconcile(own, job, uris)
+        assert worker.process.poll() is None
+    report(f"network {fault} for two leases", f"{line}; went on within {went_on_s:.1f} s")
+
+
+def test_a_full_redis_refuses_producers_and_lets_workers_finish(start, valkey, at, own, pictures) -> None:
+    uris = pictures(40)
+    own = in_chunks_of(2, own)
+    job = own.submit(uris, "<OD>", job_id="full")
+    used = own.redis.info("memory")["used_memory"]
+    valkey.config_set("maxmemory", str(used // 2))
+    impatient = own.settings.model_copy(
+        update={"producer": own.settings.producer.model_copy(update={"patience_s": 0.5})}
+    )
+    with pytest.raises(HouseError, match="Redis cannot be used"):
+        Producer(impatient).submit(uris, "<OD>", job_id="refused")
+    with pytest.raises(HouseError, match="Redis cannot be used"):
+        own._sender.send_raw(Lane.BULK, "arno.annotate", [], {"images": uris, "prompts": ["<OD>"]})
+    worker = start("w", at=at)
+    settled(job)
+    valkey.config_set("maxmemory", "0")
+    line = reconcile(own, job, uris)
+    assert not own.redis.exists("arno:job:refused"), "nothing was half submitted"
+    again = own.submit(uris, "<OD>", job_id="refused")
+    settled(again)
+    reconcile(own, again, uris)
+    assert worker.process.poll() is None
+    report("Redis full (noeviction)", f"producers are told, workers finish; {line}")
+
+
+def test_sentinel_fails_over_and_workers_follow(start, pictures, tmp_path: Path) -> None:
+    uris = pictures(50) * 20
+    with Sentinels() as sentinels:
+        at = patient(sentinels.url, tmp_path)
+        own = in_chunks_of(2, Producer(at))
+        worker = start("w", at=at, **SLOW)
+        job = own.submit(uris, "<OD>", job_id="failover")
+        eventually(lambda: ok(own, "failover") > 0, "work")
+        sentinels.wait_until_replicated()
+        old = sentinels.master()
+        sentinels.kill_master()
+        went_on_s = goes_on(own, "failover")
+        assert sentinels.master() != old
+        # Replication is asynchronous: what the dead master had acknowledged alone is sent again.
+        eventually(lambda: nothing_in_hand(own), "what the new master knows of is done")
+        own.resume("failover")
+        settled(job)
+        line = reconcile(own, job, uris)
+        assert worker.process.poll() is None
+    report("fail-over by Sentinel", f"{line}; went on within {went_on_s:.1f} s")
+
+
+def test_all_data_of_redis_is_lost_in_mid_job(start, own, at, pictures) -> None:
+    uris = pictures(50) * 20
+    own = in_chunks_of(2, own)
+    worker = start("w", at=at, **SLOW)
+    own.submit(uris, "<OD>", job_id="lost")
+    eventually(lambda: ok(own, "lost") > 200, "a good part is done")
+    own.redis.flushall()
+    eventually(lambda: not own.redis.hlen(UNACKED), "what was in hand is done")
+    written = written_parts(own, "lost")
+    events = len(worker.logged("chunk committed"))
+    assert 0 < len(written) < len(uris) // 2
+    job = own.resume("lost")
+    settled(job)
+    status = job.status()
+    assert (status.ok, status.failed, status.dead) == (len(uris), 0, 0)
+    assert sorted(row.image.uri for row in job.results()) == sorted(uris)
+    again = len(worker.logged("chunk committed")) - events
+    assert again == len(uris) // 2 - len(written), "what was committed is not run again"
+    report(
+        "all data of Redis lost, then arno resume",
+        f"{len(uris)} images, lost 0; {len(written)} chunks were not run again",
+    )
+
+
+def written_parts(producer: Producer, job_id: str) -> list[str]:
+    return [
+        stored.uri
+        for stored in producer.store.list(f"{producer.settings.output_prefix}{job_id}/")
+        if "part-" in stored.uri
+    ]
+
+
+@pytest.mark.parametrize("skew_s", [3600, -3600])
+def test_a_worker_whose_clock_is_an_hour_off_disturbs_nobody(
+    skew_s: int, start: Callable[..., ArnoWorker], own, at, pictures
+) -> None:
+    uris = pictures(6)
+    slow = start("right", at=at, afflicted=True, AFFLICTED_IMAGE_S="1", ARNO_WORKER__CHUNKS_IN_FLIGHT="1")
+    wrong = start("wrong", at=at, module="tests.faults.skewed", SKEW_S=str(skew_s))
+    job = in_chunks_of(3, own).submit(uris, "<OD>", job_id=f"skew{skew_s}")
+    settled(job)
+    line = reconcile(own, job, uris)
+    repeats = [line for worker in (slow, wrong) for line in worker.logged("chunk was committed before")]
+    assert not repeats
+    assert not slow.logged("chunk dropped")
+    assert not wrong.logged("leases ran out")
+    report(f"a worker's clock {skew_s:+} s off", f"{line}; repeats 0")
+
+
+def port_of(url: str) -> int:
+    return int(url.rsplit(":", 1)[1].split("/")[0])
