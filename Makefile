@@ -4,6 +4,10 @@ PYTHON ?= python3
 ARGS ?=
 # Which benchmark: make bench WHAT=engine
 WHAT ?= overhead
+# How long, and from which seed: make soak MINUTES=10 SEED=7; make fuzz SECONDS=60
+MINUTES ?= 10
+SEED ?= 7
+SECONDS ?= 60
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -21,6 +25,15 @@ demo: $(INSTALLED) ## run the whole system on this machine
 # One thread: tests run beside each other's processes, and torch's threads on few cores only get in the way.
 test: $(INSTALLED) ## run the tests
 	@OMP_NUM_THREADS=1 exec $(BIN)/pytest $(ARGS)
+
+faults: $(INSTALLED) ## make everything fail that can, often, and count what is lost
+	@OMP_NUM_THREADS=1 exec $(BIN)/pytest tests/faults --long --timeout 3600 $(ARGS)
+
+soak: $(INSTALLED) ## random faults for MINUTES=10, then count everything
+	@OMP_NUM_THREADS=1 exec $(BIN)/python -m tests.faults.soak --minutes $(MINUTES) --seed $(SEED)
+
+fuzz: $(INSTALLED) ## hostile input for SECONDS=60; needs pip install -e '.[fuzz]'
+	@exec $(BIN)/python -m tests.fuzz.run $(SECONDS) $(ARGS)
 
 check: $(INSTALLED) ## lint, formatting and types
 	$(BIN)/ruff check .

@@ -149,7 +149,8 @@ def queue_length(redis: RedisClient, lane: Lane) -> int:
 def node_names(app: Celery, timeout_s: float = 1.0) -> list[str]:
     """Names of the workers that answer within `timeout_s`. Raises HouseError."""
     try:
-        answers = app.control.ping(timeout=timeout_s)
+        with redis_away():
+            answers = app.control.ping(timeout=timeout_s)
     except OperationalError as error:
         raise HouseError(f"Redis cannot be used: {redact(str(error))}") from error
     return sorted(name for answer in answers for name in answer)

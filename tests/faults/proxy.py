@@ -4,10 +4,10 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable, Coroutine
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import Thread
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 PIECE_BYTES = 64 * 1024
 
@@ -179,20 +179,19 @@ class TcpProxy:
                 task.add_done_callback(self._serving.discard)
 
     async def _serve(self, client: socket.socket) -> None:
-        server = socket.socket()
-        server.setblocking(False)
-        with ExitStack() as ends:
-            for end in (client, server):
-                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                ends.enter_context(end)
+        with client, socket.socket() as server:
+            ends = (client, server)
+            server.setblocking(False)
             try:
                 await self._loop.sock_connect(server, self._server)
+                for end in ends:
+                    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 pair = _Pair(client, server)
                 async with asyncio.TaskGroup() as both:
                     both.create_task(self._ask(pair))
                     both.create_task(self._tell(pair))
             except BaseException:  # cut, or one end is gone: the other learns of it
-                for end in (client, server):
+                for end in ends:
                     with suppress(OSError):
                         end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST)
 
@@ -205,7 +204,7 @@ class TcpProxy:
                     piece = await self._with_its_first_line(pair.client, piece)
                 if (rule := self._canned) and rule.takes(piece.partition(b"\r\n")[0]):
                     self.matched += 1
-                    return await self._answer(pair, rule.canned)
+                    await self._answer(pair, rule.canned)
             pair.begins = False
             pair.asked += piece
             if (rule := self._drop) and pair.dropping is not rule and rule.takes(pair.asked):
@@ -225,7 +224,9 @@ class TcpProxy:
             await self._loop.sock_sendall(pair.client, piece)
         _end(pair.client)
 
-    async def _answer(self, pair: _Pair, canned: bytes) -> None:
+    async def _answer(self, pair: _Pair, canned: bytes) -> NoReturn:
+        # Its last bytes and the end arrive as one: nobody sends another request in between.
+        pair.client.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
         await self._loop.sock_sendall(pair.client, canned)
         _end(pair.client)
         # The rest of its request is taken: a reset could overtake the answer.
@@ -240,7 +241,11 @@ class TcpProxy:
 
     async def _next(self, end: socket.socket) -> bytes:
         """The next piece, when it may pass; empty when the end has no more to say."""
-        piece = await self._loop.sock_recv(end, int(max(1, min(PIECE_BYTES, self._bytes_per_s / 20))))
+        try:
+            piece = await self._loop.sock_recv(end, int(max(1, min(PIECE_BYTES, self._bytes_per_s / 20))))
+        except OSError:
+            await self._flowing.wait()
+            raise
         await asyncio.sleep(self._delay_s + len(piece) / self._bytes_per_s)
         await self._flowing.wait()
         return piece

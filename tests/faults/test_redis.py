@@ -14,7 +14,7 @@ from arno_shared.settings import Settings
 from arno_shared.uris import file_uri
 from tests.acceptance.arno_worker import ArnoWorker, eventually
 from tests.faults.proxy import TcpProxy
-from tests.faults.rig import LEASE_S, Watch, in_chunks_of, nothing_in_hand, reconcile, report, settled
+from tests.faults.rig import LEASE_S, Watch, host_port, in_chunks_of, nothing_in_hand, reconcile, report, settled
 from tests.servers import Sentinels, Valkey
 
 SLOW = {"afflicted": True, "AFFLICTED_IMAGE_S": "0.005"}
@@ -133,7 +133,7 @@ def test_a_frozen_redis_holds_up_and_loses_nothing(start, valkey, at, own, pictu
 def test_a_network_that_fails_between_worker_and_redis(fault: str, start, valkey, at, own, pictures, tmp_path) -> None:
     uris = pictures(50) * 24
     with TcpProxy("127.0.0.1", port_of(valkey.url)) as proxy:
-        worker = start("w", at=patient(f"redis://{proxy.address}/0", tmp_path), **SLOW)
+        worker = start("w", at=patient(f"redis://{host_port(proxy)}/0", tmp_path), **SLOW)
         job = in_chunks_of(2, own).submit(uris, "<OD>", job_id=fault)
         eventually(lambda: ok(own, fault) > 0, "work")
         if fault == "cut":
@@ -166,7 +166,7 @@ def test_a_full_redis_refuses_producers_and_lets_workers_finish(start, valkey, a
         Producer(impatient).submit(uris, "<OD>", job_id="refused")
     with pytest.raises(HouseError, match="Redis cannot be used"):
         own._sender.send_raw(Lane.BULK, "arno.annotate", [], {"images": uris, "prompts": ["<OD>"]})
-    worker = start("w", at=at)
+    worker = start("w", at=at, ready=False)
     settled(job)
     valkey.config_set("maxmemory", "0")
     line = reconcile(own, job, uris)

@@ -10,7 +10,7 @@ from arno_producer import Producer
 from arno_shared.settings import Settings
 from tests.acceptance.arno_worker import eventually
 from tests.faults.proxy import TcpProxy
-from tests.faults.rig import Watch, in_chunks_of, reconcile, report, settled
+from tests.faults.rig import Watch, host_port, in_chunks_of, reconcile, report, settled
 from tests.servers import make_bucket
 
 SLOW_DOWN = (
@@ -44,7 +44,7 @@ def run(storage, settings: Settings, producer: Producer, pictures, start) -> Cal
 
     def run_with(fault: str, fail: Callable[[TcpProxy], None], seconds: float = 3.0) -> None:
         own = in_chunks_of(2, producer)
-        worker = start("w", afflicted=True, AFFLICTED_IMAGE_S="0.01", AWS_ENDPOINT_URL_S3=f"http://{proxy.address}")
+        worker = start("w", afflicted=True, AFFLICTED_IMAGE_S="0.01", AWS_ENDPOINT_URL_S3=f"http://{host_port(proxy)}")
         uris = pictures(200)
         job = own.submit(uris, "<OD>", job_id=bucket, output=f"s3://{bucket}/{fault.replace(' ', '-')}/")
         eventually(lambda: job.status().ok > 10, "work")
@@ -92,7 +92,7 @@ def test_what_is_killed_after_its_write_and_before_its_commit(
 ) -> None:
     """The object stands, nobody has said so: the next worker finds it, and commits what it says."""
     proxy, bucket = storage
-    env = {"AWS_ENDPOINT_URL_S3": f"http://{proxy.address}"}
+    env = {"AWS_ENDPOINT_URL_S3": f"http://{host_port(proxy)}"}
     first = start("first", module="tests.faults.dies_before_commit", **env)
     uris = pictures(4)
     job = in_chunks_of(4, producer).submit(uris, "<OD>", job_id=bucket, output=f"s3://{bucket}/x/")

@@ -68,8 +68,9 @@ class Bell:
                 return
             try:
                 came = self._wait()
-            except (HouseError, OSError, ValueError):
-                # Whoever claims says so in the log. The last two: the connection was cut by `close`.
+            except Exception:
+                # Redis is away, or `close` cut the connection, or the server answered with any error. Whoever claims
+                # says so in the log; a bell that ended would be missed by nobody, and its worker be late for ever.
                 Event().wait(_PAUSE_S * random.uniform(0.5, 1.5))
                 continue
             if not came:

@@ -10,6 +10,7 @@ from time import monotonic
 from typing import Any
 
 from kombu.transport import redis as kombu_redis
+from redis.exceptions import OutOfMemoryError
 
 from arno_shared.dead_letters import DeadLetter, LetterKind
 from arno_shared.delivery.bell import WAIT_S, Bell
@@ -18,6 +19,7 @@ from arno_shared.delivery.qos import HandsQoS
 from arno_shared.errors import HouseError, Undecodable
 from arno_shared.logs import get_logger
 from arno_shared.names import lane_of_queue
+from arno_shared.uris import redact
 
 log = get_logger(__name__)
 
@@ -93,11 +95,13 @@ class _Claiming:
             raise
 
     def _bury(self, claimed: Claimed, error: Exception) -> None:
-        log.error("message given up", code=Undecodable.code, error=repr(error))
+        # Not its `repr`, in which an error of decoding holds the whole message.
+        reason = redact(f"the message cannot be taken apart: {type(error).__name__}: {error}")
+        log.error("message given up", code=Undecodable.code, error=reason)
         letter = DeadLetter(
             kind=LetterKind.MESSAGE,
             code=Undecodable.code,
-            reason=f"the message cannot be taken apart: {error!r}",
+            reason=reason,
             raw=claimed.raw.decode("utf-8", "backslashreplace"),
             lane=lane_of_queue(claimed.queue),
             worker=self.hands.worker,
@@ -120,6 +124,13 @@ class _Claiming:
             if queue not in self._bells:
                 self._bells[queue] = Bell(self.hands, queue, ring)
             self._bells[queue].arm()
+
+    def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
+        try:
+            super()._queue_bind(exchange, routing_key, pattern, queue)  # type: ignore[misc]
+        except OutOfMemoryError as error:
+            # A full server must not keep workers from emptying it, and what they take comes without any binding.
+            log.warning("a queue is not bound", queue=queue, error=str(error))
 
     def _basic_cancel(self, consumer_tag: str) -> Any:
         cancelled = super()._basic_cancel(consumer_tag)  # type: ignore[misc]

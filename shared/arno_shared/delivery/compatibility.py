@@ -19,6 +19,7 @@ _OVERRIDDEN: dict[type, dict[str, tuple[str, ...]]] = {
     kombu_redis.Channel: {
         "_brpop_start": ("self", "timeout"),
         "_basic_cancel": ("self", "consumer_tag"),
+        "_queue_bind": ("self", "exchange", "routing_key", "pattern", "queue"),
         "close": ("self",),
     },
     kombu_redis.MultiChannelPoller: {"_register_BRPOP": ("self", "channel"), "maybe_restore_messages": ("self",)},
@@ -36,7 +37,7 @@ _OVERRIDDEN: dict[type, dict[str, tuple[str, ...]]] = {
 
 def check_kombu() -> None:
     """Raises IncompatibleKombu, which says what to install."""
-    if kombu.version_info_t(*kombu.VERSION)[:2] != KNOWN:
+    if kombu.VERSION[:2] != KNOWN:
         raise _incompatible("it is not a version that Arno's transport was tested with")
     for owner, methods in _OVERRIDDEN.items():
         for name, parameters in methods.items():

@@ -11,7 +11,7 @@ from functools import cache
 from importlib.resources import files
 from threading import Lock
 from time import monotonic
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from arno_shared.dead_letters import DeadLetter
 from arno_shared.names import DEAD_LETTERS, UNACKED, UNACKED_INDEX, arrivals, lane_of_queue
@@ -67,7 +67,7 @@ class Hands:
         """
         lists = [name for queue in queues for name in (arrivals(queue), queue)]
         whose = [word for queue in queues for word in (lane_of_queue(queue).value, queue) * 2]
-        answer = []
+        answer: Any = []
         while answer == []:
             with redis_away():
                 answer = self._claim(
