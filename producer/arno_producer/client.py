@@ -2,26 +2,29 @@
 
 import json
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import chain
-from time import sleep
-from typing import Any, TypeAlias
+from functools import partial
+from itertools import chain, count
+from typing import Any, TypeAlias, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from arno_producer.chunks import Image, blocks, cut
-from arno_producer.job import Job
-from arno_producer.manifest import JobTerms, Manifest
-from arno_shared.broker import Sender, celery_app, queue_length
-from arno_shared.delayed import release_due
+from arno_producer.job import Job, ResumedJob
+from arno_producer.manifest import JobRecord, JobTerms, Manifest, read_record
+from arno_producer.patience import until_back
+from arno_producer.recovery import Recovery
+from arno_producer.submission import Submission
+from arno_shared.broker import Sender, celery_app
 from arno_shared.dead_letters import DeadLetters, FiledLetter, LetterKind
-from arno_shared.errors import InvalidRequest, JobConflict
-from arno_shared.ledger import JobState, Ledger
+from arno_shared.delayed import release_due
+from arno_shared.errors import InvalidRequest, JobNotFound
+from arno_shared.ledger import Ledger
 from arno_shared.logs import get_logger
-from arno_shared.messages import Chunk, GenerationOptions, Output, Prompt, Prompts, describe_invalid
-from arno_shared.names import Lane, check_job_id
-from arno_shared.redis_client import connect
+from arno_shared.messages import GenerationOptions, Output, Prompt, Prompts, describe_invalid
+from arno_shared.names import Lane, check_job_id, job_keys
+from arno_shared.redis_client import connect, redis_away
 from arno_shared.settings import Settings
 from arno_shared.storage import ObjectStore
 
@@ -29,9 +32,9 @@ PromptLike: TypeAlias = Prompt | str | Mapping[str, Any]
 OutputLike: TypeAlias = Output | str | Mapping[str, Any]
 GenerationLike: TypeAlias = GenerationOptions | Mapping[str, Any]
 
-log = get_logger(__name__)
+T = TypeVar("T")
 
-_POLL_S = 0.2
+log = get_logger(__name__)
 
 
 class Producer:
@@ -64,10 +67,11 @@ class Producer:
 
         `images` may be any iterable, of any length: memory stays constant, and submission pauses while the lane's
         queue is above its high-water mark. Submitting the same `job_id` again continues the job: chunks that are
-        committed are not done again.
+        committed are not done again, and after a loss of Redis neither are those that have result objects.
 
         Raises InvalidRequest (the call cannot be right), JobConflict (the id or the output belongs to other work),
-        HouseError (Redis or storage is away: submit again with the same job id), StorageRefused.
+        HouseError (Redis or storage is away, at the start, or later for longer than `producer.patience_s`: submit
+        again with the same job id), StorageRefused.
         """
         lane = _lane(lane)
         job_id = _valid_job_id(job_id) if job_id else new_job_id()
@@ -82,10 +86,51 @@ class Producer:
         if first is None:
             raise InvalidRequest("no images were given")
         manifest = Manifest(self.store, job_id, terms)
-        manifest.claim_prefix()
+        stood = manifest.claim_prefix()
         resumed = self.ledger.open(job_id, terms.text(), terms.output, lane)
-        self._enqueue(chain([first], chunks), manifest, lane, resumed=resumed)
+        submission = self._submission(job_id, terms.output, lane, fresh=not (stood or resumed))
+        for number, block in enumerate(blocks(chain([first], chunks), self.settings.producer.block_chunks)):
+            self._until_back(partial(manifest.keep_block, number, block))
+            if not submission.add(block):
+                log.info("job cancelled while it was submitted", job=job_id)
+                return self.job(job_id)
+        submission.seal()
+        self._until_back(lambda: manifest.seal(submission.chunks, submission.images))
         return self.job(job_id)
+
+    def resume(self, job_id: str, *, output: str | None = None, lane: Lane | str | None = None) -> ResumedJob:
+        """Continues a job from its manifest, without its images at hand, whatever Redis has lost of it.
+
+        Chunks that are committed, or whose result objects stand, are not run again; all others are enqueued. What was
+        still in a queue is then there twice, and dropped where it comes second. A cancelled job goes on. `output` is
+        the job's prefix, by default where the ledger says or where jobs go when nobody says; `lane` is by default the
+        one that the job was in, if the ledger knows, or bulk.
+
+        Raises JobNotFound (nothing of the job stands at its prefix), InvalidRequest (also when the job was not
+        submitted whole: what is known of it is enqueued all the same), JobConflict, HouseError, StorageRefused.
+        """
+        job_id = _valid_job_id(job_id)
+        known_prefix, known_lane = self._known(job_id)
+        record = self._record(job_id, self._output(output or known_prefix, job_id).prefix)
+        lane = _lane(lane or known_lane or Lane.BULK)
+        terms = record.terms
+        manifest = Manifest(self.store, job_id, terms)
+        self.ledger.open(job_id, terms.text(), terms.output, lane)
+        submission = self._submission(job_id, terms.output, lane, fresh=False)
+        for number in count():
+            block = self._until_back(partial(manifest.block, number))
+            if block is None:
+                break
+            if not submission.add(block):
+                log.info("job cancelled while it was resumed", job=job_id)
+                return ResumedJob(job_id, self.ledger, self.store, submission.done_chunks, submission.sent_chunks)
+        if submission.chunks != record.chunks:
+            raise InvalidRequest(
+                f"job {job_id!r} was not submitted whole: its manifest names {submission.images} images, of which "
+                "those that are not done were enqueued; submit the same images again, with the same job id"
+            )
+        submission.seal()
+        return ResumedJob(job_id, self.ledger, self.store, submission.done_chunks, submission.sent_chunks)
 
     def job(self, job_id: str) -> Job:
         """A job submitted before, perhaps by another process."""
@@ -104,39 +149,47 @@ class Producer:
         self._sender.send_raw(letter.lane, letter.task, *arguments)
         return self.dead_letters.remove(filed.entry_id)
 
-    def _enqueue(self, chunks: Iterable[Chunk], manifest: Manifest, lane: Lane, *, resumed: bool) -> None:
-        total_chunks = total_images = room = 0
-        for number, block in enumerate(blocks(chunks, self.settings.producer.block_chunks)):
-            manifest.keep_block(number, block)
-            job_id = block[0].job_id
-            total_chunks += len(block)
-            total_images += sum(len(chunk.images) for chunk in block)
-            self.ledger.announce(job_id, total_chunks, total_images, sealed=False)
-            done = self.ledger.committed_indices(job_id, block[0].index, len(block)) if resumed else set()
-            for chunk in block:
-                if chunk.index in done:
-                    continue
-                if not room:
-                    room = self._wait_for_room(job_id, lane)
-                    if not room:
-                        log.info("job cancelled while it was submitted", job=job_id)
-                        return
-                self._sender.send_chunk(chunk, lane)
-                room -= 1
-        if self.ledger.status(job_id).chunks > total_chunks:
-            raise JobConflict(f"job {job_id!r} was submitted with more images; submit all of them again")
-        self.ledger.announce(job_id, total_chunks, total_images, sealed=True)
-        manifest.seal(total_chunks, total_images)
+    def _submission(self, job_id: str, output: Output, lane: Lane, *, fresh: bool) -> Submission:
+        """Of a job that is open. `fresh`: it never was before."""
+        settings = self.settings.producer
+        recovery = Recovery(
+            job_id,
+            output,
+            lane,
+            ledger=self.ledger,
+            redis=self.redis,
+            store=self.store,
+            patience_s=settings.patience_s,
+        )
+        return Submission(
+            job_id,
+            lane,
+            settings,
+            ledger=self.ledger,
+            redis=self.redis,
+            sender=self._sender,
+            recovery=None if fresh else recovery,
+        )
 
-    def _wait_for_room(self, job_id: str, lane: Lane) -> int:
-        """How many messages the lane takes before its high-water mark; 0 once the job is cancelled."""
-        high_water = self.settings.producer.high_water_messages
-        while self.ledger.status(job_id).state is not JobState.CANCELLED:
-            room = high_water - queue_length(self.redis, lane)
-            if room > 0:
-                return min(room, 1000)
-            sleep(_POLL_S)
-        return 0
+    def _until_back(self, call: Callable[[], T]) -> T:
+        return until_back(call, self.settings.producer.patience_s)
+
+    def _known(self, job_id: str) -> tuple[str | None, str | None]:
+        """The job's output prefix and its lane, where the ledger has them."""
+        with redis_away():
+            prefix, lane = self.redis.hmget(job_keys(job_id).job, "prefix", "lane")
+        return prefix and prefix.decode(), lane and lane.decode()
+
+    def _record(self, job_id: str, prefix: str) -> JobRecord:
+        record = read_record(self.store, prefix)
+        if record is None:
+            raise JobNotFound(
+                f"there is no job's record at {prefix}, where that of {job_id!r} would be: give the output prefix that "
+                "the job was submitted with"
+            )
+        if record.job_id != job_id:
+            raise JobNotFound(f"{prefix} holds the results of job {record.job_id!r}, not of job {job_id!r}")
+        return record
 
     def _output(self, output: OutputLike | None, job_id: str) -> Output:
         try:

@@ -87,3 +87,12 @@ class Job:
     def _part(self, status: JobStatus, index: int, attempt: int) -> list[ResultRow]:
         uri = part_uri(status.output_prefix, index, attempt, status.output_format)
         return decode_part(self._store.get(uri), status.output_format)
+
+
+class ResumedJob(Job):
+    """A job that was resumed, and what was found and done of it: how many chunks were done already, and how many were
+    enqueued."""
+
+    def __init__(self, job_id: str, ledger: Ledger, store: ObjectStore, done_chunks: int, sent_chunks: int) -> None:
+        super().__init__(job_id, ledger, store)
+        self.done_chunks, self.sent_chunks = done_chunks, sent_chunks

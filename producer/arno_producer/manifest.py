@@ -6,11 +6,25 @@ Redis may forget; the manifest and the result objects together say what is still
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import TypeVar
+
+from pydantic import ValidationError
 
 from arno_shared.errors import JobConflict, NotFound
-from arno_shared.messages import SCHEMA_VERSION, Chunk, GenerationOptions, Output, Prompt, WireModel
+from arno_shared.messages import (
+    SCHEMA_VERSION,
+    Chunk,
+    GenerationOptions,
+    ImageRef,
+    Output,
+    Prompt,
+    WireModel,
+    describe_invalid,
+)
 from arno_shared.names import job_record_uri, manifest_uri
 from arno_shared.storage import ObjectStore
+
+Model = TypeVar("Model", bound=WireModel)
 
 
 class JobTerms(WireModel):
@@ -39,19 +53,36 @@ class JobRecord(WireModel):
     schema_version: int = SCHEMA_VERSION
 
 
+class ManifestLine(WireModel):
+    """A chunk, as a block lists it."""
+
+    index: int
+    images: tuple[ImageRef, ...]
+
+
+def read_record(store: ObjectStore, prefix: str) -> JobRecord | None:
+    """The record of the job that a prefix belongs to. Raises JobConflict when it cannot be read, and as
+    `ObjectStore.get` does, but for NotFound."""
+    uri = job_record_uri(prefix)
+    standing = _get(store, uri)
+    return None if standing is None else _parse(JobRecord, standing, uri)
+
+
 class Manifest:
-    """A job's record and blocks. Raises HouseError and StorageRefused as `ObjectStore` does."""
+    """A job's record and blocks. Raises as `ObjectStore` does, but for NotFound."""
 
     def __init__(self, store: ObjectStore, job_id: str, terms: JobTerms) -> None:
         self._store, self._job_id, self._terms = store, job_id, terms
         self._prefix = terms.output.prefix
         self._created_at = datetime.now(UTC)
 
-    def claim_prefix(self) -> None:
-        """Raises JobConflict when another job, or other terms, have this prefix: results would overwrite each other."""
-        standing = self._read(job_record_uri(self._prefix))
-        if standing is not None:
-            record = JobRecord.model_validate_json(standing)
+    def claim_prefix(self) -> bool:
+        """Whether the prefix was this job's before.
+
+        Raises JobConflict when another job, or other terms, have it: results would overwrite each other.
+        """
+        record = read_record(self._store, self._prefix)
+        if record is not None:
             if record.job_id != self._job_id:
                 raise JobConflict(
                     f"{self._prefix} holds the results of job {record.job_id!r}; "
@@ -64,6 +95,7 @@ class Manifest:
                 )
             self._created_at = record.created_at
         self._write_record(None, None)
+        return record is not None
 
     def keep_block(self, number: int, chunks: Sequence[Chunk]) -> None:
         """Stores a block, or finds it stored as it is. Raises JobConflict when it stands with other images."""
@@ -76,7 +108,7 @@ class Manifest:
             + "\n"
             for chunk in chunks
         ).encode()
-        standing = self._read(uri)
+        standing = _get(self._store, uri)
         if standing is None:
             self._store.put(uri, lines, "application/x-ndjson")
         elif standing != lines:
@@ -84,6 +116,14 @@ class Manifest:
                 f"job {self._job_id!r} was submitted with other images ({uri} differs): "
                 "submit the same images in the same order, or choose another job id and output"
             )
+
+    def block(self, number: int) -> list[Chunk] | None:
+        """The chunks of a block, None when there is no such block. Raises JobConflict when it cannot be read."""
+        uri = manifest_uri(self._prefix, number)
+        standing = _get(self._store, uri)
+        if standing is None:
+            return None
+        return [self._chunk(_parse(ManifestLine, line, uri)) for line in standing.splitlines()]
 
     def seal(self, chunks: int, images: int) -> None:
         """Records that everything was submitted."""
@@ -95,8 +135,30 @@ class Manifest:
         )
         self._store.put(job_record_uri(self._prefix), record.model_dump_json().encode(), "application/json")
 
-    def _read(self, uri: str) -> bytes | None:
-        try:
-            return self._store.get(uri)
-        except NotFound:
-            return None
+    def _chunk(self, line: ManifestLine) -> Chunk:
+        terms = self._terms
+        return Chunk.model_construct(
+            images=line.images,
+            prompts=terms.prompts,
+            output=terms.output,
+            generation=terms.generation,
+            job_id=self._job_id,
+            index=line.index,
+        )
+
+
+def _get(store: ObjectStore, uri: str) -> bytes | None:
+    try:
+        return store.get(uri)
+    except NotFound:
+        return None
+
+
+def _parse(model: type[Model], data: bytes, uri: str) -> Model:
+    try:
+        return model.model_validate_json(data)
+    except ValidationError as error:
+        raise JobConflict(
+            f"{uri} is not what this version writes there ({describe_invalid(error)}): choose another output, "
+            "or use the version that wrote it"
+        ) from None

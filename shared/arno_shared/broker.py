@@ -17,7 +17,7 @@ from arno_shared.errors import HouseError
 from arno_shared.messages import SCHEMA_VERSION, Chunk
 from arno_shared.names import TASK_NAME, Lane, arrivals, queues
 from arno_shared.redis_client import RedisClient, redis_away
-from arno_shared.redis_url import RedisUrl, parse_redis_url
+from arno_shared.redis_url import Host, RedisUrl, parse_redis_url
 from arno_shared.settings import Settings
 from arno_shared.uris import redact
 
@@ -93,17 +93,21 @@ def celery_app(settings: Settings, hands: Hands | None = None) -> Celery:
 def _broker_url(redis_url: str, url: RedisUrl) -> str:
     if url.kind == "server":
         return redis_url
-    login = f"{quote(url.user or '', '')}:{quote(url.password, '')}@" if url.password else ""
+    login = f"{quote(url.user or '', '')}:{quote(url.password or '', '')}@" if url.user or url.password else ""
     # The others are among the options.
-    host, port = url.hosts[0]
-    return f"sentinel://{login}{host}:{port}/{url.db}"
+    return f"sentinel://{login}{_address(url.hosts[0])}/{url.db}"
+
+
+def _address(host: Host) -> str:
+    name, port = host
+    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
 
 
 def _sentinel_options(url: RedisUrl) -> dict[str, Any]:
     if url.kind == "server":
         return {}
     return {
-        "sentinels": [f"{host}:{port}" for host, port in url.hosts],
+        "sentinels": [_address(host) for host in url.hosts],
         "master_name": url.master,
         "sentinel_kwargs": {"username": "default", "password": url.password} if url.password else {},
     }

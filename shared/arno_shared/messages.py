@@ -31,6 +31,19 @@ MAX_CHUNKS = 2**27
 """Chunks in a job: a ledger bitmap of at most 16 MB, whatever a message says."""
 
 
+_SHOWN_NAME_CHARS = 80
+_SHOWN_FINDING_CHARS = 1000
+
+
+def _writable(text: str) -> str:
+    """JSON may carry half a surrogate pair, which is no text: it is escaped again, as it came."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+AnyText = Annotated[str, BeforeValidator(_writable)]
+"""What others said, to be written down whatever it is."""
+
+
 class WireModel(BaseModel):
     """Frozen; unknown fields are refused, so that a misspelt name is an error and not a silence."""
 
@@ -142,13 +155,14 @@ def parse_message(args: Sequence[Any], kwargs: Mapping[str, Any]) -> TaskMessage
     else:
         positional = dict(zip(("images", "prompts", "output"), args, strict=False))
     if twice := positional.keys() & fields.keys():
-        raise InvalidMessage(f"given twice, by position and by name: {', '.join(sorted(twice))}")
+        raise InvalidMessage(f"given twice, by position and by name: {', '.join(map(_shown, sorted(twice)[:5]))}")
     fields |= positional
     version = fields.get("schema_version", SCHEMA_VERSION)
     if isinstance(version, int) and version > SCHEMA_VERSION:
-        words = f"the message has schema_version {version}; this worker speaks up to {SCHEMA_VERSION}"
+        speaks = f"this worker speaks up to {SCHEMA_VERSION}"
         if version > SCHEMA_VERSION + MAX_VERSIONS_AHEAD:
-            raise InvalidMessage(f"{words}, and nobody speaks that")
+            raise InvalidMessage(f"the message has a schema_version that nobody speaks; {speaks}")
+        words = f"the message has schema_version {version}; {speaks}"
         raise NewerSchema(f"{words}: upgrade the worker; until then it waits for others that speak it", version)
     try:
         return TaskMessage.model_validate(fields)
@@ -162,9 +176,19 @@ def describe_invalid(error: ValidationError) -> str:
     # A list whose items are wrong is called too short as well.
     telling = [finding for finding in findings if finding["type"] != "too_short"] or findings
     return "; ".join(
-        f"{'.'.join(map(str, finding['loc'])) or 'message'}: {finding['msg'].removeprefix('Value error, ')}"
+        f"{'.'.join(map(_shown, finding['loc'])) or 'message'}: {_shown_finding(finding['msg'])}"
         for finding in telling[:5]
     )
+
+
+def _shown(name: str | int) -> str:
+    """The name of a field that somebody made up may be as long as a message may be."""
+    return str(name)[:_SHOWN_NAME_CHARS]
+
+
+def _shown_finding(words: str) -> str:
+    """What was found may quote what somebody made up."""
+    return words.removeprefix("Value error, ")[:_SHOWN_FINDING_CHARS]
 
 
 class Chunk(WireModel):
@@ -192,5 +216,9 @@ class Chunk(WireModel):
 
 
 def raw_message(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-    """The arguments as the JSON they came in, for a dead letter."""
-    return json.dumps({"args": list(args), "kwargs": dict(kwargs)}, ensure_ascii=False, default=repr)
+    """The arguments as the JSON they came in, for a dead letter; in place of what cannot be written, a word on it."""
+    try:
+        return json.dumps({"args": list(args), "kwargs": dict(kwargs)}, ensure_ascii=False, default=repr)
+    except RecursionError:
+        # It was read with less on the stack than there is now.
+        return "the arguments are nested too deeply to be written"

@@ -50,7 +50,7 @@ def _pool_of_the_master(url: RedisUrl, options: dict[str, Any]) -> SentinelConne
         "socket_timeout": connect_timeout_s,
         "socket_connect_timeout": connect_timeout_s,
         "retry": Retry(NoBackoff(), 0),
-        # By name, because sentinels without a password refuse one that comes alone.
+        # By name: over RESP2, sentinels that have no password refuse one that comes alone.
         **({"username": "default", "password": url.password} if url.password else {}),
     }
     sentinels = Sentinel(url.hosts, sentinel_kwargs=asking)  # type: ignore[no-untyped-call]

@@ -10,9 +10,11 @@ Host: TypeAlias = tuple[str, int]
 _URL = re.compile(
     # A password may hold an @ of its own: the user info ends at the last one before the path.
     r"(?P<scheme>redis|rediss|sentinel)://(?:(?P<userinfo>[^/?#]*)@)?(?P<hosts>[^/?#@]*)"
-    r"(?:/(?P<path>[^?#]*))?(?:\?(?P<query>[^#]*))?"
+    r"(?:/(?P<path>[^?#@]*))?(?:\?(?P<query>[^#@]*))?"
 )
 _HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[^\[\]:,;]+))(?::(?P<port>\d{1,5}))?")
+
+_HINT = "in a password, / ? # are written %2F %3F %23"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ def parse_redis_url(url: str) -> RedisUrl:
     if not url.startswith(("redis://", "rediss://", "sentinel://")):
         raise ValueError("it starts with redis://, rediss:// or sentinel://")
     if not (match := _URL.fullmatch(url)):
-        raise ValueError("it has no part after a #; that character is written %23 in a password")
+        raise ValueError(_HINT)
     user, _, password = map(unquote, (match["userinfo"] or "").partition(":"))
     sentinel = match["scheme"] == "sentinel"
     master, db = _master_and_db(match["path"] or "") if sentinel else ("", match["path"] or "")
@@ -62,7 +64,7 @@ def _host(host: str, default_port: int) -> Host:
     # What cannot be read is not shown: it may be the beginning of a password.
     match = _HOST.fullmatch(host)
     if not match or not 0 < int(match["port"] or default_port) < 65536:
-        raise ValueError("a host is written host or host:port; in a password, / is written %2F and ? is written %3F")
+        raise ValueError(f"a host is written host or host:port; {_HINT}")
     return match["v6"] or match["name"], int(match["port"] or default_port)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from arno_shared.errors import ItemError
-from arno_shared.messages import SCHEMA_VERSION, ImageRef, WireModel
+from arno_shared.messages import SCHEMA_VERSION, AnyText, ImageRef, WireModel
 from arno_shared.prompts import Region
 from arno_shared.uris import redact
 
@@ -21,7 +21,7 @@ class Failure(WireModel):
     """Why an image has no answers. `code` is stable (see `arno_shared.errors`), `message` is for people."""
 
     code: str
-    message: str
+    message: AnyText
 
     @classmethod
     def of(cls, error: ItemError) -> "Failure":

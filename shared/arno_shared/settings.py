@@ -10,7 +10,13 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from arno_shared.redis_url import parse_redis_url
 from arno_shared.uris import check_output_prefix, file_uri
+
+
+def _checked_redis_url(url: str) -> str:
+    parse_redis_url(url)
+    return url
 
 
 class _Group(BaseModel):
@@ -127,7 +133,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="ARNO_", env_nested_delimiter="__", frozen=True, extra="forbid")
 
-    redis_url: str = "redis://127.0.0.1:6379/0"
+    redis_url: Annotated[str, AfterValidator(_checked_redis_url)] = "redis://127.0.0.1:6379/0"
     """`redis://`, or `rediss://` for TLS; user and password go in it. With Sentinel:
     `sentinel://:password@host:26379,host:26379/name-of-the-master/0`."""
     key_prefix: str = Field(default="", pattern=r"^[A-Za-z0-9._:{}-]*$")

@@ -182,9 +182,9 @@ def test_an_answer_is_lost_as_often_as_is_said(proxy: TcpProxy) -> None:
 
 
 def test_a_pattern_is_found_across_the_pieces_of_a_request(proxy: TcpProxy) -> None:
-    with connected(proxy) as connection:
-        proxy.drop_answers(b"SET key")
-        proxy.slow(bytes_per_s=100)  # five bytes at a time
+    proxy.drop_answers(b"SET key")
+    proxy.slow(bytes_per_s=100)  # five bytes at a time
+    with socket.create_connection(proxy.address, timeout=10) as connection:
         connection.sendall(b"SET key value\r\n")
         with pytest.raises(ConnectionResetError):
             connection.recv(1)

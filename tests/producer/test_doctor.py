@@ -59,6 +59,7 @@ def test_a_sound_house(arno: Arno, producer: Producer, configure: Configure, tmp
         "queues": "ok",
         "dead letters": "ok",
         "storage": "ok",
+        "conditional writes": "ok",
         "model": "ok",
         "extra parquet": "ok",
         "extra worker": "ok",

@@ -4,10 +4,10 @@ import http.server
 import os
 import socket
 import stat
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +19,10 @@ from arno_shared import errors
 from arno_shared.storage import ObjectStore, StoredObject
 from arno_shared.storage.s3 import S3
 from arno_shared.uris import file_uri, split_s3
-from tests.servers import free_port
+from tests.servers import ACCESS_KEY, SECRET_KEY, free_port
+from tests.shared.stores import S3_CLIENTS, make_store
 
 S3_SERVERS = ("moto_s3", "rclone_s3")
-S3_CLIENTS = ("boto3", "obstore")
 
 
 class Place(NamedTuple):
@@ -35,12 +35,7 @@ class Place(NamedTuple):
 @cache
 def _store(endpoint: str, client: str) -> ObjectStore:
     """One store for many tests: to make a boto3 client takes longer than most of them."""
-    store = ObjectStore()
-    with pytest.MonkeyPatch.context() as patch:
-        if client == "boto3":
-            patch.setitem(sys.modules, "arno_shared.storage.s3_bulk", None)
-        assert store._backend("s3://bucket/key")
-    return store
+    return make_store(client)
 
 
 @cache
@@ -197,19 +192,84 @@ def test_wrong_credentials_blame_no_object(rclone_s3: str, monkeypatch: pytest.M
     _store(rclone_s3, "obstore").put(uri, b"1", "text/plain")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret")
     store = ObjectStore()
-    for refused in (lambda: store.get(uri), lambda: store.put(uri, b"2", "text/plain")):
-        with pytest.raises(errors.StorageRefused, match="credentials") as caught:
+    calls: list[Callable[[], object]] = [
+        lambda: store.get(uri),
+        lambda: store.put(uri, b"2", "text/plain"),
+        lambda: store.put_new(uri, b"2", "text/plain"),
+        lambda: store.conditional_writes(uri),
+        lambda: store.exists(uri),
+        lambda: list(store.list(uri)),
+    ]
+    for refused in calls:
+        with pytest.raises(errors.CredentialsRefused, match="credentials") as caught:
             refused()
         assert "wrong-secret" not in str(caught.value)
+
+
+def test_credentials_that_are_put_right_are_used(
+    rclone_s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"{_bucket('storage')}/put-right"
+    file = tmp_path / "credentials"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    store = ObjectStore()
+    for key in ("wrong-key", "", ACCESS_KEY):
+        file.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = {SECRET_KEY}\n" if key else "")
+        if key != ACCESS_KEY:
+            with pytest.raises(errors.CredentialsRefused):
+                store.put(uri, b"1", "text/plain")
+    store.put(uri, b"1", "text/plain")
+    assert store.get(uri) == b"1"
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [
+        (403, "AccessDenied", errors.CredentialsRefused),
+        (400, "InvalidIdentityToken", errors.CredentialsRefused),
+        (400, "ExpiredTokenException", errors.HouseError),
+        (400, "Throttling", errors.HouseError),
+        (500, "InternalFailure", errors.HouseError),
+    ],
+)
+def test_a_role_that_is_not_given_blames_no_object(
+    moto_s3: str, tmp_path: Path, status: int, code: str, expected: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refusal(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(f"<ErrorResponse><Error><Code>{code}</Code></Error></ErrorResponse>".encode())
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    uri = f"{_bucket('storage')}/role"
+    (tmp_path / "token").write_text("from the cluster")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/worker")
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with _serving(Refusal) as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", endpoint)
+        store = ObjectStore()
+        for call in (lambda: store.get(uri), lambda: store.put(uri, b"", "text/plain"), lambda: store.exists(uri)):
+            with pytest.raises(errors.ArnoError) as caught:
+                call()
+            assert type(caught.value) is expected
 
 
 def test_no_credentials(moto_s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     store = ObjectStore()
-    with pytest.raises(errors.StorageRefused, match="AWS_ACCESS_KEY_ID"):
+    with pytest.raises(errors.CredentialsRefused, match="AWS_ACCESS_KEY_ID"):
         store.get("s3://bucket/k")
-    with pytest.raises(errors.StorageRefused, match="AWS_ACCESS_KEY_ID"):
+    with pytest.raises(errors.CredentialsRefused, match="AWS_ACCESS_KEY_ID"):
         store.put("s3://bucket/k", b"", "text/plain")
 
 
@@ -294,7 +354,13 @@ _CODES = {
 
 @pytest.fixture(scope="module")
 def _moody() -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Moody) as server:
+    with _serving(_Moody) as endpoint:
+        yield endpoint
+
+
+@contextmanager
+def _serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -317,6 +383,8 @@ def moody(request: pytest.FixtureRequest, _moody: str, moto_s3: str, monkeypatch
         ("503", errors.Throttled, errors.HouseError),
         ("500", errors.Unavailable, errors.HouseError),
         ("502", errors.Unavailable, errors.HouseError),
+        ("501", errors.Unavailable, errors.StorageRefused),
+        ("401", errors.CredentialsRefused, errors.CredentialsRefused),
         ("403", errors.AccessDenied, errors.StorageRefused),
         ("400", errors.HouseError, errors.HouseError),
         ("412", errors.Changed, errors.StorageRefused),
@@ -330,6 +398,20 @@ def test_what_a_server_answers(moody: ObjectStore, mood: str, on_get: type[Excep
     with pytest.raises(errors.ArnoError) as put:
         moody.put(f"s3://bucket/{mood}", b"x", "text/plain")
     assert (type(got.value), type(put.value)) == (on_get, on_put)
+
+
+@pytest.mark.parametrize("code", ["InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"])
+def test_wrong_credentials_are_told_from_a_forbidden_object(
+    moody: ObjectStore, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(_CODES, "403", f"<Error><Code>{code}</Code></Error>".encode())
+    for call in (
+        lambda: moody.get("s3://bucket/403"),
+        lambda: moody.put("s3://bucket/403", b"x", "text/plain"),
+        lambda: moody.exists("s3://bucket/403"),
+    ):
+        with pytest.raises(errors.CredentialsRefused, match=code):
+            call()
 
 
 def test_an_object_that_breaks_off(moody: ObjectStore) -> None:

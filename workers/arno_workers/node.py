@@ -9,6 +9,7 @@ from threading import Event
 from arno_shared.broker import Sender, queue_length
 from arno_shared.dead_letters import DeadLetter, DeadLetters
 from arno_shared.delivery.hands import Hands
+from arno_shared.errors import ArnoError
 from arno_shared.ledger import Ledger
 from arno_shared.logs import get_logger
 from arno_shared.names import Lane
@@ -103,6 +104,7 @@ def run_node(settings: Settings, device: str, name: str) -> int:
         busy_s=lambda: engine.busy_s,
         waiting=lambda: sum(queue_length(redis, lane) for lane in Lane),
     ).start()
+    _try_conditional_writes(store, settings.output_prefix)
     if settings.worker.spot_notice is not None:
         watch_for_notice(settings.worker.spot_notice)
     log.info("worker starts", worker=worker, device=device)
@@ -114,6 +116,14 @@ def run_node(settings: Settings, device: str, name: str) -> int:
         presence.stop()
         health.stop()
         log.info("worker stopped", worker=worker, device_busy_s=round(engine.busy_s, 3))
+
+
+def _try_conditional_writes(store: ObjectStore, prefix: str) -> None:
+    try:
+        log.info("storage", prefix=prefix, conditional_writes=store.conditional_writes(prefix))
+    except ArnoError as error:
+        # Jobs may say where their results go, and what is away may come back.
+        log.warning("storage cannot be tried", prefix=prefix, error=str(error))
 
 
 def _hands(settings: Settings, worker: str, vitals: Vitals) -> Hands | None:

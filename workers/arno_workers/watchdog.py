@@ -48,17 +48,21 @@ class Watchdog:
         self._silent_since_s: float | None = None
 
     def start(self) -> None:
+        self._set_alarm()
         Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def _watch(self) -> None:
         pause = Event()
         while not pause.wait(self._every_s):
-            # For what no Python thread can notice: native code that hangs and lets no other thread in.
-            faulthandler.dump_traceback_later(self._stuck_s + 2 * self._every_s, exit=True)
+            self._set_alarm()
             try:
                 self._look()
             except Exception:
                 log.exception("the watchdog could not look")
+
+    def _set_alarm(self) -> None:
+        """For what no Python thread can notice: native code that hangs and lets no other thread in."""
+        faulthandler.dump_traceback_later(self._stuck_s + 2 * self._every_s, exit=True)
 
     def _look(self) -> None:
         stuck_for_s, what = max(self._motionless(), self._silent())

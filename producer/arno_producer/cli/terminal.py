@@ -1,4 +1,7 @@
-"""What goes where: results to stdout, words and progress to stderr, and secrets nowhere."""
+"""What goes where: results to stdout, words and progress to stderr, and secrets nowhere.
+
+Names, captions and reasons come from strangers: control characters in them are written out and never reach a terminal.
+"""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -6,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from arno_shared.controls import escape_controls
 from arno_shared.uris import redact
 
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON lines on stdout, for programs.")]
@@ -16,13 +20,17 @@ _WIDE_COLUMNS = 240
 
 
 def say(words: str) -> None:
-    """A line for people, on stderr."""
-    typer.echo(redact(words), err=True)
+    """A line for people, or some, on stderr."""
+    for line in redact(words).split("\n"):
+        typer.echo(escape_controls(line), err=True)
 
 
 def emit(line: str) -> None:
-    """A line of output, on stdout, written out at once: whoever reads the pipe may wait for it."""
-    typer.echo(line)
+    """A line of output, on stdout, written out at once: whoever reads the pipe may wait for it.
+
+    JSON means the same as before: control characters are escaped as in its strings, the only place where it has any.
+    """
+    typer.echo(escape_controls(line))
 
 
 def show_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -35,5 +43,5 @@ def show_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     table = Table(*headings, box=SIMPLE_HEAD, show_header=any(headings), pad_edge=False)
     for row in rows:
         # Not as markup: ids and reasons may hold brackets.
-        table.add_row(*(Text(redact(cell)) for cell in row))
+        table.add_row(*(Text(escape_controls(redact(cell))) for cell in row))
     Console(width=None if sys.stdout.isatty() else _WIDE_COLUMNS).print(table)

@@ -22,7 +22,7 @@ def images_from(sources: Iterable[str], store: ObjectStore, columns: Columns | N
 
     A source is the URI of an image; a manifest (.txt, .csv, .jsonl, .ndjson, .parquet), local or in s3://; a local
     folder, searched to the bottom; `s3://bucket/prefix`, under which every object with an image's extension counts;
-    or `-`, standard input, one URI or JSON object a line.
+    or `-`, standard input, one URI, JSON object or S3 event a line.
 
     Raises InvalidRequest: at once for a source that cannot be one, and while it is read, naming file and line, for
     what stands in it. Raises NotFound, AccessDenied, StorageRefused and HouseError for manifests and listings in s3://.

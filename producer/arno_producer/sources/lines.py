@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from arno_producer.sources.columns import Columns, image_at
+from arno_producer.sources.events import images_of_event, is_event
 from arno_shared.errors import InvalidRequest
 from arno_shared.messages import ImageRef
 
@@ -13,7 +14,9 @@ _MAX_LINE_BYTES = 2**20
 
 
 def read_lines(file: BinaryIO, name: str, columns: Columns) -> Iterator[ImageRef]:
-    """A line is a URI, or JSON: a string or an object. Blank lines, and those that begin with `#`, are passed over.
+    """A line is a URI, or JSON: a string, an object, or an S3 event, which may name several images or none.
+
+    Blank lines, and those that begin with `#`, are passed over.
 
     Raises InvalidRequest, which names the line.
     """
@@ -21,7 +24,7 @@ def read_lines(file: BinaryIO, name: str, columns: Columns) -> Iterator[ImageRef
         text = line.strip()
         if text and not text.startswith("#"):
             where = f"{name}, line {number}"
-            yield image_at(where, _fields(text, where, columns))
+            yield from _images(text, where, columns)
 
 
 def decoded_lines(file: BinaryIO, name: str) -> Iterator[str]:
@@ -37,13 +40,20 @@ def decoded_lines(file: BinaryIO, name: str) -> Iterator[str]:
             raise InvalidRequest(f"{name}, line {number}: not UTF-8; save the file as UTF-8 text") from None
 
 
-def _fields(text: str, where: str, columns: Columns) -> dict[str, Any]:
-    if not text.startswith(("{", '"')):
-        return {"uri": text}
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise InvalidRequest(f"{where}: not JSON: {error}; each object stands on a line of its own") from None
+def _images(text: str, where: str, columns: Columns) -> list[ImageRef]:
+    value = _json(text, where) if text.startswith(("{", '"')) else text
     if isinstance(value, str):
-        return {"uri": value}
-    return {field: value[column] for field, column in columns.found_in(value, where).items()}
+        return [image_at(where, {"uri": value})]
+    if columns.uri not in value and is_event(value):
+        try:
+            return images_of_event(value)
+        except InvalidRequest as error:
+            raise InvalidRequest(f"{where}: {error}") from None
+    return [image_at(where, {field: value[column] for field, column in columns.found_in(value, where).items()})]
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"{where}: not JSON: {error}; each object stands on a line of its own") from None

@@ -6,7 +6,7 @@ import shutil
 import stat
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote
@@ -17,6 +17,9 @@ from arno_shared.uris import path_of, redact
 
 _UNFINISHED = ".arno-"
 """How the name of a file begins while it is being written."""
+
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+"""What a file system answers that has one name for each file, such as exFAT and some network drives."""
 
 _MAY_PASS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE}
 
@@ -39,10 +42,25 @@ class Files:
     def put(self, uri: str, data: bytes, content_type: str) -> None:
         path = path_of(uri)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _replace(path, data)
+            with _written(path, data) as unfinished:
+                os.replace(unfinished, path)
+            _sync(path.parent)
         except (OSError, ValueError) as error:
             raise _why_not_written(path, error) from error
+
+    def put_new(self, uri: str, data: bytes, content_type: str) -> bool:
+        path = path_of(uri)
+        try:
+            with _written(path, data) as unfinished:
+                is_new = _name_if_free(unfinished, path)
+            # Also for a file that stands there: whoever named it may not have come to this yet.
+            _sync(path.parent)
+        except (OSError, ValueError) as error:
+            raise _why_not_written(path, error) from error
+        return is_new
+
+    def conditional_writes(self, prefix_uri: str) -> bool:
+        return True
 
     def exists(self, uri: str) -> bool:
         try:
@@ -127,23 +145,46 @@ def _walk(folder: str) -> Iterator[str]:
             yield path
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Readers see the old file or the new one; a crash leaves one of the two."""
+@contextmanager
+def _written(path: Path, data: bytes) -> Iterator[Path]:
+    """A file beside `path` that is whole and on the disk, to be given its name: readers never see half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.parent / f"{_UNFINISHED}{uuid.uuid4().hex}"
     try:
         with open(unfinished, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
+        yield unfinished
     finally:
-        os.close(folder)
+        unfinished.unlink(missing_ok=True)
+
+
+def _name_if_free(unfinished: Path, path: Path) -> bool:
+    """Whether the file got the name; False when another file has it. Raises FileExistsError when no file has it."""
+    try:
+        os.link(unfinished, path)
+    except FileExistsError:
+        if not path.is_file():
+            raise
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # Another process may come in between: without links nothing here is both atomic and whole.
+        if path.is_file():
+            return False
+        os.replace(unfinished, path)
+    return True
+
+
+def _sync(folder: Path) -> None:
+    """Makes the names in it durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _etag(status: os.stat_result) -> str:

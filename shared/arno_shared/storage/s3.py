@@ -1,7 +1,6 @@
 """S3 through boto3: every operation, and errors told precisely."""
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
@@ -12,23 +11,25 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from urllib3.exceptions import HTTPError
 
-from arno_shared.errors import InvalidUri, NotFound, StorageRefused
+from arno_shared.errors import AccessDenied, HouseError, HttpError, InvalidUri, ItemError, NotFound, StorageRefused
 from arno_shared.storage.backend import StoredObject, bare_etag, check_etag, check_size
-from arno_shared.storage.s3_errors import why_not_read, why_not_written
+from arno_shared.storage.s3_errors import is_unmet_condition, why_not_read, why_not_written
 from arno_shared.uris import redact, split_s3
 
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 20
 MAX_ATTEMPTS = 3
 
-# A name only: an ARN, or a suffix such as `--x-s3`, would let a stranger's URI choose the host that is connected to.
-_BUCKET = re.compile(r"(?!.*--[a-z]+-s3$)[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+_PROBE = "_arno/conditional.txt"
+"""The object, below a prefix, on which it is tried whether the store honours `If-None-Match: *`."""
 
 
 class S3:
     """The backend of `s3://` for everything. Credentials, region and endpoint are found as AWS's tools find them."""
 
     def __init__(self, connections: int) -> None:
+        self.honours: dict[str, bool] = {}
+        """By bucket: whether it honours `If-None-Match: *`. Many stores do not, and half of those say nothing."""
         try:
             self.session = boto3.session.Session()
             self.client = self.session.client("s3", config=_config(connections))
@@ -63,21 +64,81 @@ class S3:
         except (BotoCoreError, ClientError, HTTPError) as error:
             raise why_not_written(bucket, self.client.meta.endpoint_url, error) from error
 
+    def put_new(self, uri: str, data: bytes, content_type: str) -> bool:
+        bucket, _ = split_object(uri)
+        honours = self.honours.get(bucket)
+        if honours:
+            return self._create(uri, data, content_type)
+        if self._stands(uri):
+            return False
+        if honours is None:
+            return self._create_and_learn(uri, data, content_type)
+        self.put(uri, data, content_type)
+        return True
+
+    def conditional_writes(self, prefix_uri: str) -> bool:
+        bucket, _ = split_s3(prefix_uri)
+        if bucket not in self.honours:
+            self._create_and_learn(f"{prefix_uri}{_PROBE}", b"", "text/plain")
+        return self.honours[bucket]
+
     def exists(self, uri: str) -> bool:
-        bucket, key = split_object(uri)
         try:
-            with self._reading(uri):
-                self.client.head_object(Bucket=bucket, Key=key)
+            self._look(uri)
         except NotFound:
             return False
         return True
 
     def list(self, prefix_uri: str) -> Iterator[StoredObject]:
-        bucket, prefix = _split(prefix_uri)
+        bucket, prefix = split_s3(prefix_uri)
         with self._reading(prefix_uri):
             for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
                 for entry in page.get("Contents", ()):
                     yield StoredObject(f"s3://{bucket}/{entry['Key']}", entry["Size"], bare_etag(entry["ETag"]))
+
+    def _create(self, uri: str, data: bytes, content_type: str) -> bool:
+        """`put` on the condition that nothing stands there: False when something does."""
+        bucket, key = split_object(uri)
+        try:
+            self.client.put_object(Bucket=bucket, Key=key, Body=data, ContentType=content_type, IfNoneMatch="*")
+        except (BotoCoreError, ClientError, HTTPError) as error:
+            if is_unmet_condition(error):
+                return False
+            raise why_not_written(bucket, self.client.meta.endpoint_url, error) from error
+        return True
+
+    def _create_and_learn(self, uri: str, data: bytes, content_type: str) -> bool:
+        """`_create`, twice: a bucket that lets it through again ignores the condition. The same bytes do no harm."""
+        bucket, _ = split_object(uri)
+        try:
+            created = self._create(uri, data, content_type)
+            self.honours[bucket] = not (created and self._create(uri, data, content_type))
+        except StorageRefused:
+            # Perhaps of the condition alone: a plain put tells.
+            self.put(uri, data, content_type)
+            self.honours[bucket] = False
+            return True
+        return created
+
+    def _stands(self, uri: str) -> bool:
+        """`exists`, with the errors of a put."""
+        try:
+            return self.exists(uri)
+        except AccessDenied:
+            # So says AWS also of what is not there, to whom may not list: whether it may be written shows when it is.
+            return False
+        except ItemError as error:
+            raise (HouseError if error.retryable else StorageRefused)(str(error)) from error
+
+    def _look(self, uri: str) -> None:
+        bucket, key = split_object(uri)
+        try:
+            with self._reading(uri):
+                self.client.head_object(Bucket=bucket, Key=key)
+        except (AccessDenied, HttpError):
+            # What answers HEAD cannot say why, and no object is to blame for wrong credentials: GET is told.
+            with self._reading(uri):
+                self.client.get_object(Bucket=bucket, Key=key)["Body"].close()
 
     @contextmanager
     def _reading(self, uri: str) -> Iterator[None]:
@@ -89,16 +150,9 @@ class S3:
 
 def split_object(uri: str) -> tuple[str, str]:
     """`s3://bucket/key` → bucket, key. Raises InvalidUri when either is missing or the bucket is no plain name."""
-    bucket, key = _split(uri)
+    bucket, key = split_s3(uri)
     if not key:
         raise InvalidUri(f"no key in {redact(uri)[:200]!r}")
-    return bucket, key
-
-
-def _split(uri: str) -> tuple[str, str]:
-    bucket, key = split_s3(uri)
-    if not _BUCKET.fullmatch(bucket):
-        raise InvalidUri(f"what follows s3:// is not a bucket's name: {redact(uri)[:200]!r}")
     return bucket, key
 
 

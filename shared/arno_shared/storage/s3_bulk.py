@@ -51,6 +51,19 @@ class BulkS3:
                 return
         self._careful.put(uri, data, content_type)
 
+    def put_new(self, uri: str, data: bytes, content_type: str) -> bool:
+        bucket, key = split_object(uri)
+        if self._careful.honours.get(bucket) and _is_plain(key):
+            # AlreadyExistsError is not trusted: obstore raises it also for 409, which says that the outcome is open.
+            with suppress(Exception):
+                attributes = {"Content-Type": content_type}
+                obstore.put(self._store(bucket), key, data, attributes=attributes, use_multipart=False, mode="create")
+                return True
+        return self._careful.put_new(uri, data, content_type)
+
+    def conditional_writes(self, prefix_uri: str) -> bool:
+        return self._careful.conditional_writes(prefix_uri)
+
     def exists(self, uri: str) -> bool:
         return self._careful.exists(uri)
 

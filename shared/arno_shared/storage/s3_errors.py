@@ -17,6 +17,7 @@ from arno_shared.errors import (
     ArnoError,
     Changed,
     ConnectionFailed,
+    CredentialsRefused,
     HouseError,
     HttpError,
     InvalidUri,
@@ -28,10 +29,22 @@ from arno_shared.errors import (
 )
 from arno_shared.uris import redact
 
-_WRONG_CREDENTIALS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "AuthorizationHeaderMalformed"}
+_WRONG_CREDENTIALS = {
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "InvalidToken",
+    "InvalidSecurity",
+    "AuthorizationHeaderMalformed",
+}
 _STALE_CREDENTIALS = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestTimeTooSkewed"}
+_GIVES_CREDENTIALS = {"AssumeRole", "AssumeRoleWithWebIdentity", "AssumeRoleWithSAML", "GetRoleCredentials"}
+"""Calls that boto3 makes before its own, of other services: what they refuse says nothing of an object."""
+
 _THROTTLED = {"SlowDown", "Throttling", "ThrottlingException", "TooManyRequests", "RequestLimitExceeded"}
 _SET_CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give this machine a role"
+
+_WRITTEN_LATER = {408, 409, 429}
+"""409: somebody else writes the same object at this moment, and who came first is open."""
 
 _NOT_FOUND = {404, 405, 410}
 """405: the version that was asked for is a delete marker."""
@@ -60,7 +73,7 @@ def why_not_written(bucket: str, endpoint: str, error: Exception) -> ArnoError:
     if of_house := _of_house(endpoint, error):
         return of_house
     code, status = _code(error), _status(error)
-    if code in _THROTTLED or status in (408, 409, 429) or status >= 500 or code == "RequestTimeout":
+    if code in _THROTTLED or status in _WRITTEN_LATER or (status >= 500 and status != 501) or code == "RequestTimeout":
         return HouseError(f"object storage at {redact(endpoint)} cannot write just now ({code})")
     if code == "NoSuchBucket" or status == 404:
         return StorageRefused(f"there is no bucket {bucket!r} at {redact(endpoint)}: make it, or give another prefix")
@@ -69,6 +82,11 @@ def why_not_written(bucket: str, endpoint: str, error: Exception) -> ArnoError:
             f"these credentials may not write to bucket {bucket!r} ({code}): allow s3:PutObject, or give another prefix"
         )
     return StorageRefused(f"bucket {bucket!r} at {redact(endpoint)} refuses the object ({code}): give another prefix")
+
+
+def is_unmet_condition(error: Exception) -> bool:
+    """Whether a put was refused by nothing but its own `If-None-Match`."""
+    return isinstance(error, ClientError) and _status(error) == 412
 
 
 def _of_object(name: str, error: ClientError) -> ArnoError:
@@ -81,25 +99,29 @@ def _of_object(name: str, error: ClientError) -> ArnoError:
         return NotFound(f"no such object ({code}): {name}")
     if status == 412:
         return Changed(f"{name} is no longer the object that was asked for: its ETag differs")
-    if status in (401, 403):
+    if status == 403:
         return AccessDenied(f"access denied ({code}), or there is no such object and no right to know: {name}")
     return HttpError(f"object storage answers {status} ({code}) for {name}")
 
 
 def _of_house(endpoint: str, error: ClientError) -> ArnoError | None:
     """Trouble with Arno's own credentials, which no object can be blamed for."""
-    code = _code(error)
-    if code in _WRONG_CREDENTIALS:
-        return StorageRefused(f"object storage at {redact(endpoint)} refuses the credentials ({code}): check AWS_*")
+    code, status = _code(error), _status(error)
     if code in _STALE_CREDENTIALS:
         return HouseError(f"the credentials or the clock of this machine are out of date ({code})")
+    if error.operation_name in _GIVES_CREDENTIALS:
+        if code in _THROTTLED or status >= 500:
+            return HouseError(f"the service that gives credentials for object storage is away ({code})")
+        return CredentialsRefused(f"{error.operation_name} gives no credentials ({code}): check the role and AWS_*")
+    if code in _WRONG_CREDENTIALS or status == 401:
+        return CredentialsRefused(f"object storage at {redact(endpoint)} refuses the credentials ({code}): check AWS_*")
     return None
 
 
 def _of_connection(endpoint: str, error: Exception) -> ArnoError:
     match error:
         case NoCredentialsError() | PartialCredentialsError():
-            return StorageRefused(f"there are no credentials for object storage: {_SET_CREDENTIALS}")
+            return CredentialsRefused(f"there are no credentials for object storage: {_SET_CREDENTIALS}")
         case CredentialRetrievalError() | MetadataRetrievalError():
             return HouseError("the service that gives credentials for object storage cannot be reached")
         case ParamValidationError():

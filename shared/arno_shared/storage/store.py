@@ -1,11 +1,12 @@
 """The one door to stored objects."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from threading import Lock
 from typing import BinaryIO
 
-from arno_shared.errors import InvalidUri
+from arno_shared.errors import CredentialsRefused, InvalidUri
 from arno_shared.storage.backend import Backend, StoredObject
 from arno_shared.storage.files import Files
 from arno_shared.uris import redact, scheme_of
@@ -16,8 +17,9 @@ class ObjectStore:
 
     S3 is reached with AWS's own variables; `connections` is how many threads may use it at once.
 
-    Every method raises HouseError when storage cannot be reached, StorageRefused when it turns Arno itself away (no
-    credentials, or wrong ones) and InvalidUri. What the storage says of one object is an ItemError.
+    Every method raises HouseError when storage cannot be reached, CredentialsRefused when it turns Arno itself away (no
+    credentials, or wrong ones; they are looked up anew by the next call) and InvalidUri. What the storage says of one
+    object is an ItemError.
     """
 
     def __init__(self, connections: int = 16) -> None:
@@ -33,11 +35,13 @@ class ObjectStore:
         Raises NotFound, AccessDenied, Changed (`etag` given, and the object has another), TooManyBytes (before the
         object is read), HttpError, Timeout, Throttled, Unavailable, ConnectionFailed.
         """
-        return self._backend(uri).get(uri, version_id=version_id, etag=etag, max_bytes=max_bytes)
+        with self._backend(uri) as backend:
+            return backend.get(uri, version_id=version_id, etag=etag, max_bytes=max_bytes)
 
     def download(self, uri: str, file: BinaryIO) -> None:
         """Copies an object of any size to the end of `file`. Raises as `get` does."""
-        self._backend(uri).download(uri, file)
+        with self._backend(uri) as backend:
+            backend.download(uri, file)
 
     def put(self, uri: str, data: bytes, content_type: str) -> None:
         """Write an object whole, in place of any that is there; when it returns, the object is durable.
@@ -45,20 +49,56 @@ class ObjectStore:
         Raises HouseError for anything that may pass, and StorageRefused for what will not: no such bucket, access
         denied, a path that cannot be written.
         """
-        self._backend(uri).put(uri, data, content_type)
+        with self._backend(uri) as backend:
+            backend.put(uri, data, content_type)
+
+    def put_new(self, uri: str, data: bytes, content_type: str) -> bool:
+        """Write an object where there is none: True when this call wrote it, and it is durable; False when one stands
+        there, which is left as it is. Raises as `put` does.
+
+        False does not say that somebody else wrote it: where the answer to a write is lost, it is tried again, and
+        meets its own object. Callers read what stands there.
+
+        Where `conditional_writes` is False, storage is asked first and written to afterwards: who writes in between is
+        overwritten, and so is what these credentials may not see.
+        """
+        with self._backend(uri) as backend:
+            return backend.put_new(uri, data, content_type)
+
+    def conditional_writes(self, prefix_uri: str) -> bool:
+        """Whether of several that call `put_new` at the same moment only one gets True, below a prefix that ends in a
+        slash. Files always do; a bucket is tried once, with a small object that is left below the prefix. Raises as
+        `put` does.
+        """
+        with self._backend(prefix_uri) as backend:
+            return backend.conditional_writes(prefix_uri)
 
     def exists(self, uri: str) -> bool:
         """Whether there is an object. Raises as `get` does, but for NotFound."""
-        return self._backend(uri).exists(uri)
+        with self._backend(uri) as backend:
+            return backend.exists(uri)
 
     def list(self, prefix_uri: str) -> Iterator[StoredObject]:
         """The objects whose URI starts with `prefix_uri`, page by page, in order. A `file://` prefix is a folder.
 
         Where nothing lies, nothing is listed; a bucket that does not exist raises NotFound.
         """
-        return self._backend(prefix_uri).list(prefix_uri)
+        with self._backend(prefix_uri) as backend:
+            yield from backend.list(prefix_uri)
 
-    def _backend(self, uri: str) -> Backend:
+    @contextmanager
+    def _backend(self, uri: str) -> Iterator[Backend]:
+        backend = self._backend_of(uri)
+        try:
+            yield backend
+        except CredentialsRefused:
+            # boto3 keeps what it found first: only a new session sees what was put right, in a file or by a role.
+            with self._lock:
+                if self.__dict__.get("_s3") is backend:
+                    del self._s3
+            raise
+
+    def _backend_of(self, uri: str) -> Backend:
         match scheme_of(uri):
             case "file":
                 return self._files

@@ -16,26 +16,16 @@ from typing import Any, NamedTuple
 
 from tokenizers.pre_tokenizers import ByteLevel
 
+from arno_workers.engine.phrases import Phrase, has_polygons, phrases, removed_from
+
 _LEAST_LOGPROB = -80.0
 """A confidence is never 0, nor what a 32-bit float would round to it."""
 
-_REMOVED = ("<s>", "</s>", "<pad>")
-"""What the post-processor takes out of the text first, one after the other."""
-
-# The post-processor's own patterns, but for what makes them linear: a match may begin only where a label can, and a
-# label is never tried shorter than it is.
-_LABEL = r"(?<![^<>])([^<]++)"
-_MARK = r"(?:<loc_\d+>|<sep>|<poly>|</poly>)"
-_BOXES_OF_LABEL = re.compile(_LABEL + r"((?:<loc_\d+>){4,})")
-_BOXES = re.compile(r"()((?:<loc_\d+>){4,})")
 _BOX = re.compile(r"(?:<loc_\d+>){4}")
-_QUAD = re.compile(r"(?:<loc_\d+>){8}")
-_POLYGONS_OF_LABEL = re.compile(f"{_LABEL}{_MARK}{{4,}}")
-_POLYGONS = re.compile(f"{_MARK}{{4,}}")
 _POLYGON = re.compile(r"<poly>(.*?)</poly>")
 _LOCATION = re.compile(r"<loc_\d+>")
 _OUTLINE_END = re.compile(r"<loc_\d+>(?:<sep>|$)")
-_POLYGONS_LABEL = re.compile(r"\s*(.*?)(?=<loc_|<poly>)")
+_POLYGONS_LABEL = re.compile(r"\s*+(.*?)(?=<loc_|<poly>)")
 
 
 class _Span(NamedTuple):
@@ -79,21 +69,13 @@ class Confidences:
         return tuple(exp(text.mean_logprob(spans)) for _, spans in found)
 
     def _find(self, kind: str, text: str, raw: str) -> Iterator[_Found]:
-        match kind:
-            case "description_with_bboxes":
-                yield from _boxes(text, _BOXES_OF_LABEL)
-            case "phrase_grounding":
-                yield from _boxes(text, _BOXES_OF_LABEL, banned=self._banned)
-            case "bboxes":
-                yield from _boxes(text, _BOXES)
-            case "ocr":
-                yield from _quads(text)
-            case "polygons":
-                yield from _polygons(text, _POLYGONS)
-            case "description_with_bboxes_or_polygons" if "<poly>" in raw:
-                yield from _polygons(text, _POLYGONS_OF_LABEL)
-            case "description_with_bboxes_or_polygons":
-                yield from _boxes(text, _BOXES_OF_LABEL)
+        for phrase in phrases(kind, text, raw):
+            if kind == "ocr":
+                yield _Found(text[phrase.start : phrase.marks].strip(), (_Span(phrase.start, phrase.end),))
+            elif has_polygons(kind, raw):
+                yield from _polygons(text, phrase)
+            else:
+                yield from _boxes(text, phrase, self._banned if kind == "phrase_grounding" else ())
 
 
 class _Text:
@@ -102,11 +84,10 @@ class _Text:
     def __init__(self, raw: str, pieces: Sequence[bytes], logprobs: Sequence[float]) -> None:
         starts, ends = _places(pieces)
         self.clean = raw
-        for word in _REMOVED:
-            if word in self.clean:
-                moved = _moved(self.clean, word)
-                starts, ends = [moved[start] for start in starts], [moved[end] for end in ends]
-                self.clean = self.clean.replace(word, "")
+        for word in removed_from(raw):
+            moved = _moved(self.clean, word)
+            starts, ends = [moved[start] for start in starts], [moved[end] for end in ends]
+            self.clean = self.clean.replace(word, "")
         # Tokens of which nothing is left are no part of any object.
         left = list(map(lt, starts, ends))
         self._starts, self._ends = list(compress(starts, left)), list(compress(ends, left))
@@ -170,40 +151,27 @@ def _labels(parsed: Any) -> list[str]:
     return [label for key in ("labels", "bboxes_labels", "polygons_labels") for label in parsed.get(key, ())]
 
 
-def _boxes(text: str, pattern: re.Pattern[str], banned: Collection[str] = ()) -> Iterator[_Found]:
-    for phrase in pattern.finditer(text):
-        label = phrase[1].strip()
-        # The post-processor looks for the label with a `.`, which no end of a line matches.
-        if "\n" in phrase[1].lstrip() or label in banned:
-            continue
-        label = label.encode("ascii", "ignore").decode()
-        for box in _BOX.finditer(text, *phrase.span(2)):
-            yield _Found(label, (_Span(*phrase.span(1)), _Span(*box.span())))
+def _boxes(text: str, phrase: Phrase, banned: Collection[str]) -> Iterator[_Found]:
+    label = text[phrase.start : phrase.marks].strip()
+    if label in banned:
+        return
+    label = label.encode("ascii", "ignore").decode()
+    for box in _BOX.finditer(text, phrase.marks, phrase.end):
+        yield _Found(label, (_Span(phrase.start, phrase.marks), _Span(*box.span())))
 
 
-def _quads(text: str) -> Iterator[_Found]:
-    """As `(.+?)` and eight locations, which takes a time that grows with the square of the length, would find them."""
-    start = 0
-    while quad := _QUAD.search(text, start + 1):
-        start = max(start, text.rfind("\n", start, quad.start()) + 1)
-        # A location is a label too where there is no other.
-        if start < quad.start():
-            yield _Found(text[start : quad.start()].strip(), (_Span(start, quad.end()),))
-            start = quad.end()
-
-
-def _polygons(text: str, pattern: re.Pattern[str]) -> Iterator[_Found]:
-    for phrase in pattern.finditer(text):
-        written, at = phrase[0], phrase.start()
-        skipped = first.end() if (first := _LOCATION.match(written)) else 0
-        named = _POLYGONS_LABEL.match(written, skipped)
-        if named is None:
-            continue
-        label = named[0].strip()
-        if "<poly>" in written and "</poly>" in written:
-            label_at = _Span(at + named.start(), at + named.end())
-            for polygon in _POLYGON.finditer(written):
-                if _OUTLINE_END.search(written, *polygon.span(1)):
-                    yield _Found(label, (label_at, _Span(at + polygon.start(), at + polygon.end())))
-        elif _OUTLINE_END.search(written):
-            yield _Found(label, (_Span(*phrase.span()),))
+def _polygons(text: str, phrase: Phrase) -> Iterator[_Found]:
+    written, at = text[phrase.start : phrase.end], phrase.start
+    skipped = first.end() if (first := _LOCATION.match(written)) else 0
+    named = _POLYGONS_LABEL.match(written, skipped)
+    if named is None:
+        return
+    label = named[0].strip()
+    if "<poly>" in written and "</poly>" in written:
+        label_at = _Span(at + named.start(), at + named.end())
+        # No polygon is looked for behind the last end of one.
+        for polygon in _POLYGON.finditer(written, 0, written.rfind("</poly>") + len("</poly>")):
+            if _OUTLINE_END.search(written, *polygon.span(1)):
+                yield _Found(label, (label_at, _Span(at + polygon.start(), at + polygon.end())))
+    elif _OUTLINE_END.search(written):
+        yield _Found(label, (_Span(at, phrase.end),))

@@ -26,6 +26,7 @@ from arno_workers.engine.confidence import Confidences
 from arno_workers.engine.decoder import DecoderWeights
 from arno_workers.engine.encoder import TextEncoder
 from arno_workers.engine.generation import GenerationRules
+from arno_workers.engine.legible import legible
 from arno_workers.engine.locate import Located, folder_revision
 from arno_workers.engine.memory import fitting_pictures, fitting_slots
 from arno_workers.engine.pixels import PixelRecipe
@@ -164,7 +165,8 @@ class FlorenceReplica:
 
     def parse(self, prompt: Prompt, answer: Answer, width: int, height: int) -> Parsed:
         raw = self._tokenizer.decode(answer.ids, skip_special_tokens=False)
-        value = self._processor.post_process_generation(text=raw, task=prompt.task, image_size=(width, height))
+        text = legible(self._processor.tasks_answer_post_processing_type.get(prompt.task, "pure_text"), raw)
+        value = self._processor.post_process_generation(text=text, task=prompt.task, image_size=(width, height))
         value = value[prompt.task]
         return Parsed(
             raw=raw,

@@ -13,6 +13,6 @@ def quantize(region: Region, width: int, height: int) -> str:
     if x1 >= width or y1 >= height:
         raise RegionOutside(f"the region {region} lies outside the picture of {width} × {height} pixels")
     return "".join(
-        f"<loc_{min(int(edge / (size / LOCATION_BINS)), LOCATION_BINS - 1)}>"
+        f"<loc_{int(min(edge / (size / LOCATION_BINS), LOCATION_BINS - 1))}>"
         for edge, size in ((x1, width), (y1, height), (x2, width), (y2, height))
     )

@@ -17,11 +17,28 @@ _REFUSED = (
     IPv4Network("168.63.129.16/32"),
 )
 
+_LOCAL_DOMAINS = (".localhost", ".local", ".internal", ".home.arpa")
+"""Reserved for this machine or this network (RFC 6761, RFC 6762, ICANN, RFC 8375); clouds have their metadata there."""
+
 
 def lookup(host: str) -> list[Address]:
-    """The addresses of a host, as the system resolves it. Raises OSError or UnicodeError when it has none."""
+    """The addresses of a host, as the system resolves it. Raises OSError or UnicodeError when it has none.
+
+    Numbers are addresses in all the forms that C knows (`127.1`, `0x7f000001`, `2130706433`), with a dot at the end as
+    well, whatever the system's resolver makes of them.
+    """
+    try:
+        return [IPv4Address(socket.inet_aton(host.removesuffix(".")))]
+    except OSError:
+        pass
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return [ip_address(str(entry[4][0])) for entry in found]
+
+
+def is_local_name(host: str) -> bool:
+    """Whether a host's name says by itself that it is not of the public internet, whatever it leads to here: it has a
+    reserved domain, or is an address with a zone, which is one of this machine's links."""
+    return "%" in host or f".{host.lower().removesuffix('.')}".endswith(_LOCAL_DOMAINS)
 
 
 def is_public(address: Address) -> bool:

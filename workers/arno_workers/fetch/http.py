@@ -1,5 +1,6 @@
 """Images from http(s): guarded, bounded, and on time."""
 
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -35,6 +36,10 @@ from arno_workers.fetch.sockets import Connector, tls_context
 _REDIRECTS = {301, 302, 303, 307, 308}
 _READ_BYTES = 64 * 1024
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_BACKSLASH_IN_HOST = re.compile(r"[^/?#]*//[^/?#]*\\")
+"""To some the host ends there, to others what went before is user info."""
+
 
 class HttpFetcher:
     """Gets images over http(s) within `limits`. Thread-safe; connections are kept and shared."""
@@ -67,11 +72,15 @@ class HttpFetcher:
 
     def _allowed(self, uri: str, base: Url | None = None) -> Url:
         try:
-            parts = parse_url(urljoin(base.url, uri) if base else uri)
+            whole = urljoin(base.url, uri) if base else uri
+            if _CONTROL.search(uri) or _BACKSLASH_IN_HOST.match(whole):
+                raise ValueError
+            parts = parse_url(whole)
         except (HTTPError, ValueError):
             raise InvalidUri(f"not a URL: {redact(uri)[:200]!r}") from None
         if parts.scheme not in ("http", "https"):
-            raise SchemeNotAllowed(f"a redirect to {parts.scheme}:// is not followed, only to http:// and https://")
+            scheme = str(parts.scheme)[:50]
+            raise SchemeNotAllowed(f"a redirect to {scheme}:// is not followed, only to http:// and https://")
         check_scheme(parts.scheme, self._limits)
         if not parts.host:
             raise InvalidUri(f"no host in {redact(uri)[:200]!r}")

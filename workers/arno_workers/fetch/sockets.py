@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from arno_shared.errors import ConnectionFailed, ForbiddenAddress, InvalidUri, Timeout
-from arno_workers.fetch.addresses import Address, Resolver, is_public
+from arno_workers.fetch.addresses import Address, Resolver, is_local_name, is_public
 
 
 class _Deadline(socket.socket):
@@ -67,6 +67,9 @@ class Connector:
         raise ConnectionFailed(f"{host} cannot be connected to: {failure.strerror or failure}")
 
     def _addresses(self, host: str) -> list[Address]:
+        # Not even asked for: whether such a name exists is nobody else's business.
+        if not self._private_addresses and is_local_name(host):
+            raise _forbidden(host)
         try:
             addresses = list(dict.fromkeys(self._resolve(host)))
         except UnicodeError:
@@ -77,11 +80,15 @@ class Connector:
             raise ConnectionFailed(f"the host {host[:200]!r} has no address")
         if not self._private_addresses and not all(map(is_public, addresses)):
             # All of them: a name with a public and a private address would get through on some tries.
-            raise ForbiddenAddress(
-                f"{host[:200]} leads to an address that is not public. "
-                "To allow such addresses: ARNO_LIMITS__PRIVATE_ADDRESSES=true"
-            )
+            raise _forbidden(host)
         return addresses
+
+
+def _forbidden(host: str) -> ForbiddenAddress:
+    return ForbiddenAddress(
+        f"{host[:200]} leads to an address that is not public. "
+        "To allow such addresses: ARNO_LIMITS__PRIVATE_ADDRESSES=true"
+    )
 
 
 def _open(address: Address, port: int, timeout_s: float) -> socket.socket:

@@ -39,7 +39,7 @@ def _examine(producer: "Producer") -> Iterator["Finding"]:
     from arno_producer.cli.doctor.model import check_model
     from arno_producer.cli.doctor.queues import check_queues
     from arno_producer.cli.doctor.redis import check_redis
-    from arno_producer.cli.doctor.storage import check_storage
+    from arno_producer.cli.doctor.storage import check_conditional_writes, check_storage
     from arno_producer.cli.doctor.workers import check_workers
 
     settings = producer.settings
@@ -48,6 +48,9 @@ def _examine(producer: "Producer") -> Iterator["Finding"]:
     if findings[0].verdict is Verdict.OK:
         yield from check_workers(producer)
         yield from check_queues(producer.redis)
-    yield check_storage(producer.store, settings.output_prefix)
+    storage = check_storage(producer.store, settings.output_prefix)
+    yield storage
+    if storage.verdict is Verdict.OK:
+        yield check_conditional_writes(producer.store, settings.output_prefix)
     yield check_model(settings.worker.model, producer.store)
     yield from check_extras()

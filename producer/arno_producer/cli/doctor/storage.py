@@ -24,3 +24,17 @@ def check_storage(store: ObjectStore, prefix: str) -> Finding:
         return Finding("storage", Verdict.OK, f"{prefix} can be written, read and listed")
     says = f"{prefix}: what was written is not {'listed' if intact else 'what is read back'}"
     return Finding("storage", Verdict.FAILED, says, "use a storage that shows an object as soon as it is written")
+
+
+def check_conditional_writes(store: ObjectStore, prefix: str) -> Finding:
+    try:
+        if store.conditional_writes(prefix):
+            return Finding("conditional writes", Verdict.OK, "honoured")
+    except ArnoError as error:
+        return Finding("conditional writes", Verdict.NOTE, f"{prefix}: {error}")
+    return Finding(
+        "conditional writes",
+        Verdict.NOTE,
+        "not honoured: when two workers do one chunk at the same moment, its object is written twice",
+        "nothing: the answers are the same, and it is counted once",
+    )
