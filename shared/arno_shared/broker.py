@@ -15,7 +15,7 @@ from arno_shared.delivery.compatibility import check_kombu
 from arno_shared.delivery.hands import Hands, sweep_every_s
 from arno_shared.errors import HouseError
 from arno_shared.messages import SCHEMA_VERSION, Chunk
-from arno_shared.names import TASK_NAME, Lane, arrivals, queues
+from arno_shared.names import TASK_NAME, Lane, lists, queues
 from arno_shared.redis_client import RedisClient, redis_away
 from arno_shared.redis_url import Host, RedisUrl, parse_redis_url
 from arno_shared.settings import Settings
@@ -58,7 +58,8 @@ def celery_app(settings: Settings, hands: Hands | None = None) -> Celery:
         worker_cancel_long_running_tasks_on_connection_loss=False,
         # What is still in hand after a reconnection is counted by the transport.
         worker_enable_prefetch_count_reduction=False,
-        task_publish_retry_policy={"max_retries": 20, "interval_start": 0.1, "interval_step": 0.3, "interval_max": 3},
+        # Hides a dropped connection; whoever sends waits out what takes longer, and can be told to stop.
+        task_publish_retry_policy={"max_retries": 2, "interval_start": 0.1, "interval_step": 0.3, "interval_max": 1},
         broker_transport_options={
             **_sentinel_options(url),
             "hands": hands,
@@ -147,7 +148,7 @@ class Sender:
 def queue_length(redis: RedisClient, lane: Lane) -> int:
     """Messages that wait in a lane, those in workers' hands not counted. Raises HouseError."""
     with redis_away():
-        return int(redis.llen(lane.queue)) + int(redis.llen(arrivals(lane.queue)))
+        return sum(int(redis.llen(name)) for name in lists(lane.queue))
 
 
 def node_names(app: Celery, timeout_s: float = 1.0) -> list[str]:

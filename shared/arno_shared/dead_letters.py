@@ -4,13 +4,20 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from arno_shared.messages import Chunk, WireModel
+from arno_shared.messages import AnyText, Chunk, WireModel
 from arno_shared.names import DEAD_LETTERS, TASK_NAME, Lane
 from arno_shared.redis_client import RedisClient, redis_away
+
+_ADD = """
+-- First something that a server allows whose memory is full: then it allows the rest, and a letter is no more than the
+-- message that it takes the place of.
+redis.call('XDEL', KEYS[1], '0-1')
+redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', 'letter', ARGV[2])
+"""
 
 
 class LetterKind(StrEnum):
@@ -20,14 +27,6 @@ class LetterKind(StrEnum):
     """A whole chunk that could not be committed; it has no result object."""
     IMAGES = "images"
     """The images of a chunk that failed transiently too many times; their rows say so."""
-
-
-def _writable(text: str) -> str:
-    """JSON may carry half a surrogate pair, which is no text: it is escaped again, as it came."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-AnyText = Annotated[str, BeforeValidator(_writable)]
 
 
 class DeadLetter(WireModel):
@@ -70,13 +69,12 @@ class DeadLetters:
 
     def __init__(self, redis: RedisClient, max_letters: int) -> None:
         self._redis, self._max_letters = redis, max_letters
+        self._add = redis.register_script(_ADD)
 
     def add(self, letter: DeadLetter) -> None:
         """Files a letter that belongs to no chunk. Raises HouseError."""
         with redis_away():
-            self._redis.xadd(
-                DEAD_LETTERS, {"letter": letter.model_dump_json()}, maxlen=self._max_letters, approximate=True
-            )
+            self._add(keys=[DEAD_LETTERS], args=[self._max_letters, letter.model_dump_json()])
 
     def list(self, *, job_id: str | None = None, code: str | None = None) -> Iterator[FiledLetter]:
         """Letters of that job and code, in pages: constant memory. Raises HouseError."""

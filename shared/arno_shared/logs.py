@@ -8,6 +8,7 @@ from typing import Any, TextIO
 import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
 
+from arno_shared.controls import escape_controls
 from arno_shared.uris import redact
 
 
@@ -59,6 +60,8 @@ def configure(level: str, stream: TextIO = sys.stderr) -> None:
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 redact_values,
                 structlog.processors.JSONRenderer(ensure_ascii=False),
+                # JSON leaves some of them raw, which turn a terminal's text about.
+                lambda _, __, line: escape_controls(str(line)),
             ],
         )
     )

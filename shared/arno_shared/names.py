@@ -55,6 +55,12 @@ def lane_of_queue(queue: str) -> Lane:
     return next((lane for lane in Lane if queue == lane.queue or queue.startswith(f"{lane.queue}.")), Lane.BULK)
 
 
+def lists(queue: str) -> tuple[str, ...]:
+    """Where messages of the queue lie, in the order in which they are claimed. Celery clients that give a message a
+    priority put it into a list of its own, named as kombu does."""
+    return arrivals(queue), queue, *(f"{queue}\x06\x16{priority}" for priority in (3, 6, 9))
+
+
 def arrivals(queue: str) -> str:
     """List in which a message of the queue lies from the moment it woke a worker until it is claimed."""
     return f"{queue}.arrivals"

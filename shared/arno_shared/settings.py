@@ -65,8 +65,9 @@ class RetrySettings(_Group):
     put_off_s: float = Field(default=15, gt=0)
     """Pause before the second attempt; four times as long with each."""
     max_deliveries: int = Field(default=5, ge=2)
-    """Times that a chunk is begun without an end, each of which cost a worker, before the image that does it is given
-    up; from the middle one on, its images run one at a time and alone in their worker."""
+    """Workers that an image may cost before it is given up: times that its chunk was begun without an end. From the
+    middle one on, the chunk's images run one at a time, alone in their worker; a chunk that holds several such images
+    costs half as many more for each."""
 
 
 class ProducerSettings(_Group):

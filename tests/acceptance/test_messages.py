@@ -86,7 +86,10 @@ def test_messages_that_share_a_job_but_no_index_are_all_done(producer, pictures,
 
 
 WRONG = {
-    "a newer version": ({"images": "s3://a/b", "prompts": "<OD>", "schema_version": 2}, "schema_version 2"),
+    "a version that nobody speaks": (
+        {"images": "s3://a/b", "prompts": "<OD>", "schema_version": 99},
+        "schema_version 99",
+    ),
     "no prompts": ({"images": "s3://a/b"}, "prompts: Field required"),
     "no images": ({"images": [], "prompts": "<OD>"}, "images:"),
     "a task that is none": ({"images": "s3://a/b", "prompts": "<NOPE>"}, "<NOPE>"),

@@ -1,6 +1,7 @@
 """Whatever a message is or does, it ends where somebody can look at it, and the next one runs."""
 
 import json
+from base64 import b64encode
 from collections import Counter
 
 from kombu.utils.json import dumps
@@ -29,6 +30,14 @@ def envelope(tag: str, **changes: object) -> dict[str, object]:
     return message | changes
 
 
+def v1(**changes: object) -> str:
+    """A body of Celery's protocol v1."""
+    fields = {"task": "arno.annotate", "id": "v1", "args": [], "kwargs": {}} | changes
+    return b64encode(json.dumps(fields).encode()).decode()
+
+
+V1_ODD_ARGS, V1_ETA = v1(args=7), v1(eta="2099-01-01T00:00:00")
+
 UNREADABLE: list[bytes] = [
     b"not json at all",
     b"\xff\xfe\x00",
@@ -49,6 +58,11 @@ UNREADABLE: list[bytes] = [
     dumps(envelope("other-task", headers={"task": "other.task", "id": "other"})).encode(),
     dumps(envelope("odd-id", headers={"task": "arno.annotate", "id": None})).encode(),
     dumps(envelope("eta", headers={"task": "arno.annotate", "id": "e", "eta": "2099-01-01T00:00:00"})).encode(),
+    dumps(envelope("list-id", headers={"task": "arno.annotate", "id": [1]})).encode(),
+    dumps(envelope("odd-limit", headers={"task": "arno.annotate", "id": "x", "timelimit": 7})).encode(),
+    dumps(envelope("odd-shadow", headers={"task": "arno.annotate", "id": "x", "shadow": [1]})).encode(),
+    dumps(envelope("v1", headers={}, body=V1_ODD_ARGS)).encode(),
+    dumps(envelope("v1-eta", headers={}, body=V1_ETA)).encode(),
     dumps(envelope("odd-properties", properties={"delivery_tag": "x"})).encode(),
 ]
 
@@ -81,6 +95,19 @@ def test_senders_that_give_all_messages_one_tag_lose_none(start, producer, pictu
     job = producer.job("tags")
     eventually(lambda: producer.redis.hget("arno:job:tags", "ok") == b"8", "all are done")
     assert sorted(row.image.uri for row in job.results()) == sorted(uris)
+
+
+def test_messages_with_a_priority_are_done_too(start, producer, pictures) -> None:
+    """Celery clients put them into lists of their own, which kombu names after its steps."""
+    uris = pictures(4)
+    for priority, uri in zip((0, 3, 6, 9), uris, strict=True):
+        key = Lane.BULK.queue + (f"\x06\x16{priority}" if priority else "")
+        body = json.dumps([[], {"images": [uri], "prompts": ["<OD>"], "job_id": "priorities"}, None])
+        entry = envelope(str(priority), body=body, headers={"task": "arno.annotate", "id": uri[-12:]})
+        entry["properties"]["body_encoding"] = None  # type: ignore[index]
+        producer.redis.lpush(key, json.dumps(entry))
+    start("w")
+    eventually(lambda: producer.redis.hget("arno:job:priorities", "ok") == b"4", "all are done")
 
 
 def test_errors_that_end_threads_end_neither_worker_nor_neighbours(start, producer, pictures, harmful) -> None:

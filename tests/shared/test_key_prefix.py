@@ -98,7 +98,7 @@ def test_all_that_arno_writes_has_the_prefix(settings: Settings, plain: redis_py
         assert ledger.begin("run-7", None, 1, "m", OUTPUT, "token").index == 0
         assert ledger.suspect(CHUNK, 0, "token") == 1
         ledger.acquit(CHUNK, 0)
-        ledger.hand_back(CHUNK)
+        ledger.hand_back(CHUNK, "t")
         assert ledger.commit(CHUNK, Outcome(EVENT, put_off=CHUNK.retry_of(CHUNK.images), lane=Lane.BULK))
         assert ledger.is_committed(CHUNK)
         assert ledger.bury(with_index(1), letter_of(with_index(1)))

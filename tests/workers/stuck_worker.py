@@ -30,6 +30,7 @@ def stuck(url: str, way: str, stuck_s: float) -> None:
         vitals,
         hands,
         stuck_s=stuck_s,
+        answer_s=0.0,
         room_chunks=4,
         busy_s=_clock() if way == "at work" else lambda: 0.0,
         waiting=lambda: int(silent or way == "draining"),

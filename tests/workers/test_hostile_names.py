@@ -125,7 +125,7 @@ def _envelope(producer: Producer, **message: Any) -> dict[str, Any]:
 
 
 def test_a_name_that_is_none_harms_nobody(producer: Producer, picture: str, tmp_path: Path) -> None:
-    envelope, names = _envelope(producer, images=picture), [7, None, True, "", "\ud800", 1.5]
+    envelope, names = _envelope(producer, images=picture), [7, None, True, "", "\ud800", 1.5, [1], {}]
     for name in names:
         envelope["headers"]["id"] = name
         producer.redis.lpush(Lane.BULK.queue, json.dumps(envelope))

@@ -129,7 +129,7 @@ class Bench:
         self.pipeline = Pipeline(
             ledger=self.ledger,
             dead_letters=self.dead_letters,
-            writer=ResultWriter(ObjectStore()),
+            writer=ResultWriter(ObjectStore(), 3),
             engine=engine,
             intake=Intake(Reader(read), engine, settings),  # type: ignore[arg-type]
             drain=self.drain,

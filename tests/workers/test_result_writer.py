@@ -78,7 +78,7 @@ def store() -> ObjectStore:
 
 @pytest.fixture
 def writer(store: ObjectStore) -> ResultWriter:
-    return ResultWriter(store)
+    return ResultWriter(store, 3)
 
 
 def workers_in(store: ObjectStore, uri: str, format: str = "jsonl") -> list[str]:
@@ -231,7 +231,7 @@ def test_credentials_that_are_refused_are_waited_for(method: str, writer: Result
     chunk = make_chunk(tmp_path, A)
     writer.write(chunk, all_ok(chunk))
     with pytest.raises(HouseError, match="wrong key"):
-        ResultWriter(AilingStore(method, CredentialsRefused("wrong key"))).write(chunk, all_ok(chunk))
+        ResultWriter(AilingStore(method, CredentialsRefused("wrong key")), 3).write(chunk, all_ok(chunk))
 
 
 @pytest.mark.parametrize("error", [HouseError("away"), Timeout("slow"), Throttled("slower"), Unavailable("503")])
@@ -241,7 +241,7 @@ def test_what_stands_and_cannot_be_read_just_now_is_waited_for(
     chunk = make_chunk(tmp_path, A)
     uri, _ = writer.write(chunk, all_ok(chunk, worker="first"))
     with pytest.raises(HouseError):
-        ResultWriter(AilingStore("get", error)).write(chunk, all_ok(chunk, worker="second"))
+        ResultWriter(AilingStore("get", error), 3).write(chunk, all_ok(chunk, worker="second"))
     assert workers_in(store, uri) == ["first"]
 
 
@@ -251,7 +251,7 @@ def test_what_can_never_be_read_is_replaced(
 ) -> None:
     chunk = make_chunk(tmp_path, A)
     uri, _ = writer.write(chunk, all_ok(chunk, worker="first"))
-    ResultWriter(AilingStore("get", error)).write(chunk, all_ok(chunk, worker="second"))
+    ResultWriter(AilingStore("get", error), 3).write(chunk, all_ok(chunk, worker="second"))
     assert workers_in(store, uri) == ["second"]
 
 

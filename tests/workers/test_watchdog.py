@@ -45,6 +45,7 @@ class Watched:
             self.vitals,
             self.hands if with_hands else None,
             stuck_s=STUCK_S,
+            answer_s=0.0,
             room_chunks=2,
             busy_s=lambda: self.busy_s,
             waiting=lambda: int(redis.llen(Lane.BULK.queue)),

@@ -32,6 +32,11 @@ class Delivery:
         if self.hands is not None:
             self.hands.heard_of(self.tag)
 
+    def waits(self) -> None:
+        """It waits for its turn: its lease is kept, which is no sign that anything moves."""
+        if self.hands is not None:
+            self.hands.heard_of(self.tag)
+
     def ack(self) -> None:
         """It is done with. From this thread, and not from Celery's event loop, which may be waiting for the broker."""
         if self.hands is not None:

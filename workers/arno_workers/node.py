@@ -67,7 +67,7 @@ def run_node(settings: Settings, device: str, name: str) -> int:
     pipeline = Pipeline(
         ledger=ledger,
         dead_letters=dead_letters,
-        writer=ResultWriter(store),
+        writer=ResultWriter(store, settings.retries.max_attempts),
         engine=engine,
         intake=Intake(ImageReader(store, settings.limits), engine, settings),
         drain=drain,
@@ -100,6 +100,8 @@ def run_node(settings: Settings, device: str, name: str) -> int:
         vitals,
         hands,
         stuck_s=settings.worker.stuck_s,
+        # Each lane is asked for, and each question is tried twice.
+        answer_s=2 * len(Lane) * settings.broker.socket_timeout_s,
         room_chunks=room_chunks,
         busy_s=lambda: engine.busy_s,
         waiting=lambda: sum(queue_length(redis, lane) for lane in Lane),

@@ -102,7 +102,7 @@ class Pipeline:
                 self._run_alone(chunk, delivery, begun.times)
         except Drained:
             with suppress(HouseError):
-                self._ledger.hand_back(chunk)
+                self._ledger.hand_back(chunk, token)
             raise
         except BaseException as error:
             self._bury(chunk, error, delivery)
@@ -145,7 +145,7 @@ class Pipeline:
             yield
         except BaseException:
             with suppress(HouseError):
-                self._ledger.hand_back(chunk, what)
+                self._ledger.hand_back(chunk, token, what)
             raise
         self._until_back(lambda: self._ledger.acquit(chunk, what), "the ledger", delivery)
 
@@ -214,7 +214,7 @@ class Pipeline:
     def _wait_turn(self, delivery: Delivery) -> Callable[[], None]:
         def wait() -> None:
             self._drain.check()
-            delivery.heard()
+            delivery.waits()
 
         return wait
 

@@ -21,8 +21,8 @@ log = get_logger(__name__)
 
 
 class ResultWriter:
-    def __init__(self, store: ObjectStore) -> None:
-        self._store = store
+    def __init__(self, store: ObjectStore, max_attempts: int) -> None:
+        self._store, self._max_attempts = store, max_attempts
 
     def write(self, chunk: Chunk, settled: Settled) -> tuple[str, Settled]:
         """The URI of the chunk's result object, durable when this returns, and what it says became of the chunk.
@@ -57,7 +57,9 @@ class ResultWriter:
             return None
         except Exception:
             return None
-        return rows if _is_of(chunk, rows) else None
+        # After the last attempt nothing is put off: each image has a row.
+        whole = chunk.attempt < self._max_attempts or len(rows) == len(chunk.images)
+        return rows if whole and _is_of(chunk, rows) else None
 
 
 def _is_of(chunk: Chunk, rows: Sequence[ResultRow]) -> bool:

@@ -38,7 +38,13 @@ def consumer_class(file_letter: FileLetter, worker: str) -> type[Consumer]:
                     return self.on_invalid_task(None, message, error)
                 except Exception as error:
                     return self.on_decode_error(message, error)
-                return receive(message)
+                try:
+                    return receive(message)
+                except self.connection_errors:
+                    raise
+                except Exception as error:
+                    # It would end the worker, go back to the queue, and end the next one.
+                    return self.on_invalid_task(None, message, error)
 
             return check_and_receive
 
@@ -83,21 +89,33 @@ def consumer_class(file_letter: FileLetter, worker: str) -> type[Consumer]:
 
 
 def _check(message: Message) -> None:
-    """Protocol v2's body is `[args, kwargs, embed]`. Raises InvalidTaskError, or what decoding raises.
+    """Raises InvalidTaskError, or what decoding raises.
 
     Celery looks at it later, in the pool, where a wrong shape is an exception that is acknowledged, or in its event
     loop, where it ends the worker.
     """
-    if "task" not in (message.headers or {}):
+    headers = message.headers or {}
+    if "task" in headers:
+        fields, (args, kwargs) = headers, _arguments_v2(message.payload)
+    elif isinstance(message.payload, dict):
+        fields = message.payload
+        args, kwargs = fields.get("args", []), fields.get("kwargs", {})
+    else:
         return
-    if message.headers.get("eta"):
-        raise InvalidTaskError("it has an ETA, until which nobody would keep it: send it when it is due")
-    payload = message.payload
-    if not isinstance(payload, list) or len(payload) != 3:
-        raise InvalidTaskError("the body is not [args, kwargs, embed], as Celery's protocol v2 has it")
-    args, kwargs, _ = payload
     if not isinstance(args, list) or not isinstance(kwargs, dict):
         raise InvalidTaskError("args is not a list or kwargs is not an object")
+    if not isinstance(fields.get("id"), str):
+        raise InvalidTaskError("its id is not a text")
+    if not isinstance(fields.get("shadow"), str | None):
+        raise InvalidTaskError("its shadow is not a text")
+    if fields.get("eta"):
+        raise InvalidTaskError("it has an ETA, until which nobody would keep it: send it when it is due")
+
+
+def _arguments_v2(body: Any) -> tuple[Any, Any]:
+    if not isinstance(body, list) or len(body) != 3:
+        raise InvalidTaskError("the body is not [args, kwargs, embed], as Celery's protocol v2 has it")
+    return body[0], body[1]
 
 
 def _raw_body(message: Message) -> str:

@@ -27,7 +27,8 @@ _HAND_BACK_S = 5.0
 
 
 class Watchdog:
-    """`busy_s`: seconds that the device has worked so far. `waiting`: how many messages wait in the queues."""
+    """`busy_s`: seconds that the device has worked so far. `waiting`: how many messages wait in the queues, which takes
+    `answer_s` at most to be told."""
 
     def __init__(
         self,
@@ -35,11 +36,13 @@ class Watchdog:
         hands: Hands | None,
         *,
         stuck_s: float,
+        answer_s: float,
         room_chunks: int,
         busy_s: Callable[[], float],
         waiting: Callable[[], int],
     ) -> None:
         self._vitals, self._hands, self._stuck_s, self._room_chunks = vitals, hands, stuck_s, room_chunks
+        self._answer_s = answer_s
         self._busy_s, self._waiting = busy_s, waiting
         self._every_s = min(1.0, stuck_s / 10)
         self._silence_s = min(_LONGEST_SILENCE_S, stuck_s)
@@ -62,7 +65,7 @@ class Watchdog:
 
     def _set_alarm(self) -> None:
         """For what no Python thread can notice: native code that hangs and lets no other thread in."""
-        faulthandler.dump_traceback_later(self._stuck_s + 2 * self._every_s, exit=True)
+        faulthandler.dump_traceback_later(self._stuck_s + 2 * self._every_s + self._answer_s, exit=True)
 
     def _look(self) -> None:
         stuck_for_s, what = max(self._motionless(), self._silent())

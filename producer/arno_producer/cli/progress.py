@@ -7,6 +7,7 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, TypeAlias
 
 from arno_producer.cli.terminal import emit, say
+from arno_shared.controls import escape_controls
 from arno_shared.ledger import JobState, JobStatus
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def _bar(console: "Console") -> Iterator[Show]:
     with Progress(BarColumn(), TextColumn("{task.description}", markup=False), console=console) as progress:
         task = progress.add_task("", total=None)
         yield lambda status, words: progress.update(
-            task, description=words, completed=status.settled, total=status.images
+            task, description=escape_controls(words), completed=status.settled, total=status.images
         )
 
 

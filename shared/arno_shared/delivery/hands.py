@@ -14,7 +14,7 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from arno_shared.dead_letters import DeadLetter
-from arno_shared.names import DEAD_LETTERS, UNACKED, UNACKED_INDEX, arrivals, lane_of_queue
+from arno_shared.names import DEAD_LETTERS, UNACKED, UNACKED_INDEX, arrivals, lane_of_queue, lists
 from arno_shared.redis_client import RedisClient, redis_away
 
 _SWEEP_MESSAGES = 100
@@ -65,14 +65,12 @@ class Hands:
 
         What is no message at all is filed with the dead letters on the way.
         """
-        lists = [name for queue in queues for name in (arrivals(queue), queue)]
-        whose = [word for queue in queues for word in (lane_of_queue(queue).value, queue) * 2]
+        keys = [UNACKED, UNACKED_INDEX, DEAD_LETTERS, *(name for queue in queues for name in lists(queue))]
+        whose = [word for queue in queues for _ in lists(queue) for word in (lane_of_queue(queue).value, queue)]
         answer: Any = []
         while answer == []:
             with redis_away():
-                answer = self._claim(
-                    keys=[UNACKED, UNACKED_INDEX, DEAD_LETTERS, *lists], args=[self.worker, self._max_letters, *whose]
-                )
+                answer = self._claim(keys=keys, args=[self.worker, self._max_letters, *whose])
             self.on_answer()
         if answer is None:
             return None

@@ -123,10 +123,10 @@ class Ledger:
         )
         return Begun(Verdict(verdict.decode()), int(settled_index), int(times))
 
-    def hand_back(self, chunk: Chunk, what: Suspect | None = None) -> None:
-        """The chunk, or what of it ran alone, goes back unfinished through no fault of its own: this beginning does not
-        count."""
-        self._run("hand_back", chunk.job_id, [], _begun_field(chunk, what))
+    def hand_back(self, chunk: Chunk, token: str, what: Suspect | None = None) -> None:
+        """The chunk, or what of it ran alone, goes back unfinished through no fault of its own: the beginning with
+        this token does not count."""
+        self._run("hand_back", chunk.job_id, [], _begun_field(chunk, what), token)
 
     def suspect(self, chunk: Chunk, what: Suspect, token: str) -> int:
         """Says that it is about to run alone in a worker; how often it did so without an end, this time included."""

@@ -34,7 +34,7 @@ if ARGV[8] ~= '' then
   redis.call('XADD', KEYS[8], 'MAXLEN', '~', ARGV[10], '*', 'event', ARGV[8], 'type', ARGV[9])
 end
 local put_off = tonumber(ARGV[12])
-if put_off > 0 then
+if put_off > 0 and not is_committed(index, attempt + 1) then
   count('put_off', put_off)
   redis.call('HSET', PUT_OFF, index .. '.' .. (attempt + 1), ARGV[13])
   redis.call('ZADD', KEYS[9], now() + tonumber(ARGV[15]), ARGV[14])
