@@ -4,6 +4,7 @@ import json
 from base64 import b64encode
 from collections import Counter
 
+import pytest
 from kombu.utils.json import dumps
 
 from arno_shared.names import Lane
@@ -84,6 +85,7 @@ def test_what_cannot_be_read_is_a_dead_letter_and_the_next_message_runs(start, p
     report("messages that are none", f"{len(letters)} of {2 * len(UNREADABLE)} dead letters; {line}")
 
 
+@pytest.mark.long
 def test_senders_that_give_all_messages_one_tag_lose_none(start, producer, pictures) -> None:
     uris = pictures(8)
     for uri in uris:
@@ -121,6 +123,7 @@ def test_errors_that_end_threads_end_neither_worker_nor_neighbours(start, produc
     report("MemoryError and CUDA out of memory in the model", line)
 
 
+@pytest.mark.long
 def test_a_device_thread_that_ends_takes_its_worker_with_it(start, producer, pictures, harmful) -> None:
     worker = start("exits", afflicted=True, ARNO_WORKER__STUCK_S="4")
     producer.submit([harmful(SYSTEM_EXIT)], "<OD>", job_id="exits")

@@ -58,8 +58,8 @@ def goes_on(producer: Producer, job_id: str) -> float:
 
 
 def test_redis_killed_under_load_and_restarted(start, valkey, at, own, pictures, long) -> None:
-    kills = 10 if long else 2
-    uris = pictures(50) * (kills * 20)
+    kills = 10 if long else 1
+    uris = pictures(50) * (kills * 16)
     own = in_chunks_of(2, own)
     job = own.submit(uris, "<OD>", job_id="restart")
     workers = [start(f"w{number}", at=at, **SLOW) for number in range(2)]
@@ -92,8 +92,9 @@ def test_redis_down_while_the_only_chunk_ends(start, valkey, at, own, pictures) 
     report("Redis down while the chunk in hand ends", f"{reconcile(own, job, uris)}; done {watch.seconds:.1f} s after")
 
 
+@pytest.mark.long
 def test_bursts_of_client_kill(start, at, own, pictures) -> None:
-    uris = pictures(50) * 30
+    uris = pictures(50) * 16
     job = in_chunks_of(2, own).submit(uris, "<OD>", job_id="cut")
     worker = start("w", at=at, **SLOW)
     longest_s = 0.0
@@ -110,7 +111,7 @@ def test_bursts_of_client_kill(start, at, own, pictures) -> None:
 
 
 def test_a_frozen_redis_holds_up_and_loses_nothing(start, valkey, at, own, pictures, long) -> None:
-    uris = pictures(50) * 30
+    uris = pictures(50) * 16
     own = in_chunks_of(2, own)
     worker = start("w", at=at, **SLOW)
     submitted: list[object] = []
@@ -129,9 +130,9 @@ def test_a_frozen_redis_holds_up_and_loses_nothing(start, valkey, at, own, pictu
     report("Redis frozen", f"{reconcile(own, job, uris)}; went on within {went_on_s:.1f} s")
 
 
-@pytest.mark.parametrize("fault", ["cut", "half-open"])
+@pytest.mark.parametrize("fault", ["cut", pytest.param("half-open", marks=pytest.mark.long)])
 def test_a_network_that_fails_between_worker_and_redis(fault: str, start, valkey, at, own, pictures, tmp_path) -> None:
-    uris = pictures(50) * 24
+    uris = pictures(50) * 16
     with TcpProxy("127.0.0.1", port_of(valkey.url)) as proxy:
         worker = start("w", at=patient(f"redis://{host_port(proxy)}/0", tmp_path), **SLOW)
         job = in_chunks_of(2, own).submit(uris, "<OD>", job_id=fault)
@@ -232,7 +233,7 @@ def written_parts(producer: Producer, job_id: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("skew_s", [3600, -3600])
+@pytest.mark.parametrize("skew_s", [3600, pytest.param(-3600, marks=pytest.mark.long)])
 def test_a_worker_whose_clock_is_an_hour_off_disturbs_nobody(
     skew_s: int, start: Callable[..., ArnoWorker], own, at, pictures
 ) -> None:

@@ -53,6 +53,7 @@ def test_each_message_ends_with_a_worker_that_understands_it(start, producer, pi
     report("two schema versions at once", "240 messages, each done once by a worker that understands it")
 
 
+@pytest.mark.long
 def test_newer_messages_wait_for_newer_workers(start, producer, pictures, newer_code: str) -> None:
     uris = pictures(5)
     start("old")

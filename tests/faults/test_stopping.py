@@ -14,7 +14,7 @@ from tests.faults.rig import Watch, in_chunks_of, reconcile, report, settled, wa
 
 
 def test_workers_told_to_stop_under_load_repeat_nothing(start, producer, pictures, long) -> None:
-    stops = 30 if long else 4
+    stops = 30 if long else 2
     uris = pictures(50) * (stops * 6)
     job = in_chunks_of(2, producer).submit(uris, "<OD>", job_id="stopped")
     workers = []
@@ -48,8 +48,8 @@ def test_within_drain_s_what_is_not_done_is_back_in_the_queue(start, producer, p
     report("SIGTERM, drain of 1 s", f"{reconcile(producer, job, uris)}; handed back after {ended_s:.1f} s")
 
 
-def test_a_second_sigterm_hands_everything_back_at_once(start, producer, pictures) -> None:
-    for second in (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT):
+def test_a_second_sigterm_hands_everything_back_at_once(start, producer, pictures, long) -> None:
+    for second in (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT) if long else (signal.SIGTERM,):
         worker = start(f"slow-{second.name}", afflicted=True, AFFLICTED_IMAGE_S="60", ARNO_WORKER__DRAIN_S="300")
         job = in_chunks_of(1, producer).submit(pictures(2), "<OD>", job_id=f"twice-{second.name}")
         eventually(lambda: producer.redis.hlen(UNACKED) == 2, "it holds both")
@@ -67,6 +67,7 @@ def test_a_second_sigterm_hands_everything_back_at_once(start, producer, picture
         report(f"SIGTERM, then {second.name}", f"handed back and ended after {watch.seconds:.1f} s")
 
 
+@pytest.mark.long
 def test_sigquit_alone_hands_back_at_once(start, producer, pictures) -> None:
     worker = start("quit", afflicted=True, AFFLICTED_IMAGE_S="60", ARNO_WORKER__DRAIN_S="300")
     uris = pictures(2)
@@ -80,7 +81,7 @@ def test_sigquit_alone_hands_back_at_once(start, producer, pictures) -> None:
     reconcile(producer, job, uris)
 
 
-@pytest.mark.parametrize("cloud", ["aws", "gcp"])
+@pytest.mark.parametrize("cloud", ["aws", pytest.param("gcp", marks=pytest.mark.long)])
 def test_a_spot_notice_is_a_sigterm(cloud: str, start, producer, pictures) -> None:
     with metadata_server() as (address, taken_away):
         where = {"AWS_EC2_METADATA_SERVICE_ENDPOINT": f"http://{address}", "GCE_METADATA_HOST": address}

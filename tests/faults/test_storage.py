@@ -73,6 +73,7 @@ def test_503(run) -> None:
     run("503 for 2 s", lambda proxy: proxy.answer(SLOW_DOWN))
 
 
+@pytest.mark.long
 def test_expired_credentials_that_come_back(run) -> None:
     run("credentials expired for 2 s", lambda proxy: proxy.answer(expired(b"ExpiredToken")))
 
@@ -81,6 +82,7 @@ def test_wrong_credentials_that_come_right(run) -> None:
     run("credentials wrong for 2 s", lambda proxy: proxy.answer(expired(b"InvalidAccessKeyId")))
 
 
+@pytest.mark.long
 def test_connections_refused(run) -> None:
     def refuse(proxy: TcpProxy) -> None:
         proxy.refuse()
@@ -93,6 +95,7 @@ def test_answers_to_writes_that_are_lost(run) -> None:
     run("answers to PUT lost for 2 s", lambda proxy: proxy.drop_answers(b"PUT "))
 
 
+@pytest.mark.long
 def test_a_slow_network(run) -> None:
     run("200 ms later each way for 2 s", lambda proxy: proxy.delay(0.2))
 

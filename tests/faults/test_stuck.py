@@ -36,6 +36,7 @@ def test_a_stuck_worker_is_ended_and_its_work_goes_back(
     report(what, f"{reconcile(producer, job, uris)}; noticed after {noticed_s:.1f} s (stuck_s {STUCK_S})")
 
 
+@pytest.mark.long
 def test_what_a_stuck_worker_held_goes_back_at_once(start, producer, harmful) -> None:
     worker = start("stuck", afflicted=True, ARNO_WORKER__STUCK_S=str(STUCK_S), ARNO_BROKER__LEASE_S="600")
     producer.submit([harmful(HANGS)], "<OD>", job_id="held")

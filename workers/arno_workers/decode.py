@@ -1,7 +1,5 @@
 """From bytes that may be anything to an RGB picture."""
 
-import ctypes
-import struct
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,20 +16,15 @@ from PIL import (
     JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
-    TiffTags,
     WebPImagePlugin,
-    _imaging,
 )
 
 from arno_shared.errors import BrokenImage, ItemError, NotAnImage, TooManyPixels
+from arno_workers import tiff
 from arno_workers.jpeg import check_effort, load_smaller
 
 _PLUGINS = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin, GifImagePlugin, TiffImagePlugin, BmpImagePlugin)
 """Imported so that they are registered: Pillow loads some only when an unknown file makes it try them all."""
-
-# libtiff tells stderr of every row that it cannot read: a hostile TIFF fills the log with many times its own size.
-with suppress(AttributeError, OSError):
-    ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
 
@@ -52,11 +45,6 @@ _SIDEWAYS = {_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}
 _MAX_READS = 100_000
 """What Pillow may read of a file before its pixels: a few reads for each segment, chunk, block or tag."""
 _MAX_EXIF_BYTES = 8 * 2**20
-_MAX_TAG_VALUES = 2**18
-"""Of one TIFF tag, unless it holds plain bytes: Pillow makes objects of them. Enough for pages of 262,144 tiles."""
-_STRIP_OFFSETS, _TILE_OFFSETS, _TILE_WIDTH, _TILE_HEIGHT = 273, 324, 322, 323
-_PLAIN_TYPES = {1, 2, 7}
-"""TIFF's bytes, texts, and bytes of unknown meaning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +75,8 @@ def decode(data: bytes, max_pixels: int, scaled_to: tuple[int, int] | None = Non
         image = _open(name, data)
         _check_pixels(image.size, max_pixels)
         if isinstance(image, TiffImagePlugin.TiffImageFile):
-            _prepare_tiff(image, max_pixels)
+            _check_pixels(tiff.tile_size(image), max_pixels)
+            tiff.forget_groups(image)
         if scaled_to is not None and isinstance(image, JpegImagePlugin.JpegImageFile):
             return _scaled(image, data, scaled_to)
         image.load()
@@ -130,34 +119,11 @@ def _open(name: str, data: bytes) -> ImageFile.ImageFile:
     if name == "JPEG":
         check_effort(data)
     elif name == "TIFF":
-        _check_directory(data)
+        tiff.check_directory(data)
     image = Image.OPEN[name][0](file, "")
     assert isinstance(image, ImageFile.ImageFile)
     file.reads_left = sys.maxsize
     return image
-
-
-def _check_directory(data: bytes) -> None:
-    """Raises BrokenImage when the first page of this TIFF has tags with more values than any page needs."""
-    order, is_big = "<" if data.startswith(b"II") else ">", data[2] == 43
-    start, count, entry = ("Q", "Q", "HHQ8x") if is_big else ("I", "H", "HHI4x")
-    (at,) = struct.unpack_from(order + start, data, 8 if is_big else 4)
-    (entries,) = struct.unpack_from(order + count, data, at)
-    at, size = at + struct.calcsize(order + count), struct.calcsize(order + entry)
-    whole = min(entries, _MAX_READS, (len(data) - at) // size)
-    for tag, kind, values in struct.iter_unpack(order + entry, memoryview(data)[at : at + whole * size]):
-        is_plain = kind in _PLAIN_TYPES and tag not in (_STRIP_OFFSETS, _TILE_OFFSETS)
-        if values > _MAX_TAG_VALUES and not is_plain:
-            raise BrokenImage(f"broken TIFF: tag {tag} has {values} values")
-
-
-def _prepare_tiff(image: TiffImagePlugin.TiffImageFile, max_pixels: int) -> None:
-    """Raises TooManyPixels: a tile is decoded whole, however little of it the picture shows."""
-    tile = image.tag_v2.get(_TILE_WIDTH, 1), image.tag_v2.get(_TILE_HEIGHT, 1)
-    _check_pixels(tile, max_pixels)
-    # What hangs on the page, which Pillow would read as well, makes an object of each value.
-    for tag in TiffTags.TAGS_V2_GROUPS:
-        image.getexif().pop(tag, None)
 
 
 def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
