@@ -18,7 +18,7 @@ _SECRETS = re.compile(
 )
 
 # A name only: an ARN, or a suffix such as `--x-s3`, would let a stranger's URI choose the host that is connected to.
-_BUCKET = re.compile(r"(?!.*--[a-z]+-s3$)[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+_BUCKET = re.compile(r"(?!.*--[a-z]+-s3$)[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 
 _ROOM_BYTES = 64
 """For the names of what is written below a prefix: parts, the manifest, files that are not finished."""

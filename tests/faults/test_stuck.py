@@ -21,7 +21,8 @@ def test_a_stuck_worker_is_ended_and_its_work_goes_back(
 ) -> None:
     ailing = tmp_path / "ailing"
     ailing.touch()
-    env = {"ARNO_WORKER__STUCK_S": str(STUCK_S), "AFFLICTED_AILING": str(ailing)}
+    # While native code hangs, nobody can be asked; how long an answer may take is waited for, too.
+    env = {"ARNO_WORKER__STUCK_S": str(STUCK_S), "AFFLICTED_AILING": str(ailing), "ARNO_BROKER__SOCKET_TIMEOUT_S": "1"}
     worker = start("stuck", afflicted=True, **env)
     uris = [*pictures(6), harmful(affliction)]
     job = in_chunks_of(2, producer).submit(uris, "<OD>", job_id="stuck")

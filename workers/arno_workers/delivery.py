@@ -22,9 +22,9 @@ class Delivery:
     """None with the stock transport, which keeps messages its own way."""
     vitals: Vitals
 
-    def begin(self) -> None:
-        if self.hands is not None:
-            self.hands.begin(self.tag)
+    def begin(self) -> bool:
+        """False when it was given back before its turn came: the worker stops."""
+        return self.hands is None or self.hands.begin(self.tag)
 
     def heard(self) -> None:
         """There is a sign of life of its work, or a reason to wait."""

@@ -35,7 +35,8 @@ def register(app: Celery, pipeline: Pipeline, hands: Hands | None, vitals: Vital
         queue = str((request.delivery_info or {}).get("routing_key"))
         tag = str((request.properties or {}).get("delivery_tag"))
         delivery = Delivery(request.id, lane_of_queue(queue), tag, hands, vitals)
-        delivery.begin()
+        if not delivery.begin():
+            return
         try:
             pipeline.handle(args, kwargs, delivery)
         except Drained:

@@ -81,12 +81,14 @@ class Hands:
             self.claims += 1
         return claimed
 
-    def begin(self, tag: str) -> None:
-        """A thread works on it."""
+    def begin(self, tag: str) -> bool:
+        """A thread works on it from now on. False when it is no longer held: it was given back, or let go."""
         with self._lock:
-            if held := self._held.get(tag):
+            held = self._held.get(tag)
+            if held is not None:
                 held.begun = True
                 held.heard_s = monotonic()
+            return held is not None
 
     def heard_of(self, tag: str) -> None:
         """There is a sign of life of this message's work."""

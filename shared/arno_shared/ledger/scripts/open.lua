@@ -12,7 +12,8 @@ end
 -- After the loss of a ledger, chunks that were in flight open their job again before its producer does.
 local origin, loose, its_prefix, its_format = unpack(redis.call('HMGET', JOB, 'origin', 'loose', 'prefix', 'format'))
 if origin == 'message' and not loose and its_prefix == prefix and its_format == format then
-  redis.call('HSET', JOB, 'origin', 'producer', 'terms', terms, 'sealed', '0')
+  -- What messages counted, their producer announces anew.
+  redis.call('HSET', JOB, 'origin', 'producer', 'terms', terms, 'sealed', '0', 'chunks', 0, 'images', 0)
   redis.call('ZADD', KEYS[8], now(), job_id)
 end
 local standing = redis.call('HGET', JOB, 'terms') or ''
