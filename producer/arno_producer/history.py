@@ -42,10 +42,10 @@ class History:
     def add(self, rows: Sequence[ResultRow]) -> bool:
         """The rows of the next attempt. Whether they can be: if not, nothing is added."""
         attempt = self.next
-        images = Counter(map(_image_of, rows))
+        images = Counter(row.asked_for for row in rows)
         # What has a row already was given up, and then replayed.
         replayed = images - self._missing
-        if not all(_is_of(attempt, row) for row in rows) or any(
+        if not all(row.answers(attempt) for row in rows) or any(
             times > len(self._failures[image]) for image, times in replayed.items()
         ):
             return False
@@ -57,7 +57,7 @@ class History:
         return True
 
     def _add(self, chunk: Chunk, rows: Sequence[ResultRow]) -> None:
-        failures = [(_image_of(row), row.error.code) for row in rows if row.status is Status.FAILED and row.error]
+        failures = [(row.asked_for, row.error.code) for row in rows if row.status is Status.FAILED and row.error]
         attempt = _Attempt(chunk, len(rows) - len(failures), Counter(code for _, code in failures))
         for image, code in failures:
             self._failures[image].append((attempt, code))
@@ -69,18 +69,3 @@ class History:
         for attempt in reversed(self._attempts):
             yield attempt.chunk, Found(attempt.ok, +attempt.failed_by_code, put_off, lane)
             put_off = None
-
-
-def _is_of(attempt: Chunk, row: ResultRow) -> bool:
-    """Whether a row can be of this attempt, if its image is."""
-    asked = [(prompt.task, prompt.text, prompt.region) for prompt in attempt.prompts]
-    answered = [(answer.task, answer.text, answer.region) for answer in row.prompts]
-    return (row.job_id, row.index, row.attempts) == (attempt.job_id, attempt.index, attempt.attempt) and (
-        row.status is Status.FAILED or answered == asked
-    )
-
-
-def _image_of(row: ResultRow) -> ImageRef:
-    """The image as it was asked for."""
-    image = row.image
-    return ImageRef(uri=image.uri, id=image.id, version_id=image.version_id, etag=image.etag)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from arno_shared.errors import ItemError
-from arno_shared.messages import SCHEMA_VERSION, AnyText, ImageRef, WireModel
+from arno_shared.messages import SCHEMA_VERSION, AnyText, Chunk, ImageRef, WireModel
 from arno_shared.prompts import Region
 from arno_shared.uris import redact
 
@@ -117,3 +117,17 @@ class ResultRow(WireModel):
     worker: str
     finished_at: datetime
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def asked_for(self) -> ImageRef:
+        """The image as it was asked for."""
+        image = self.image
+        return ImageRef(uri=image.uri, id=image.id, version_id=image.version_id, etag=image.etag)
+
+    def answers(self, chunk: Chunk) -> bool:
+        """Whether the row can be of this attempt at a chunk, if its image is."""
+        asked = [(prompt.task, prompt.text, prompt.region) for prompt in chunk.prompts]
+        answered = [(answer.task, answer.text, answer.region) for answer in self.prompts]
+        return (self.job_id, self.index, self.attempts) == (chunk.job_id, chunk.index, chunk.attempt) and (
+            self.status is Status.FAILED or answered == asked
+        )

@@ -13,9 +13,9 @@ from arno_shared.logs import get_logger
 from arno_shared.messages import Chunk
 from arno_shared.names import part_uri
 from arno_shared.parts import CONTENT_TYPES, decode_part, encode_part
-from arno_shared.results import ResultRow, Status
+from arno_shared.results import ResultRow
 from arno_shared.storage import ObjectStore
-from arno_workers.rows import Settled, image_of, settled_from
+from arno_workers.rows import Settled, settled_from
 
 log = get_logger(__name__)
 
@@ -63,13 +63,5 @@ class ResultWriter:
 
 
 def _is_of(chunk: Chunk, rows: Sequence[ResultRow]) -> bool:
-    asked = [(prompt.task, prompt.text, prompt.region) for prompt in chunk.prompts]
-    return (
-        all((row.job_id, row.index, row.attempts) == (chunk.job_id, chunk.index, chunk.attempt) for row in rows)
-        and not Counter(map(image_of, rows)) - Counter(chunk.images)
-        and all(
-            [(answer.task, answer.text, answer.region) for answer in row.prompts] == asked
-            for row in rows
-            if row.status is Status.OK
-        )
-    )
+    others = Counter(row.asked_for for row in rows) - Counter(chunk.images)
+    return not others and all(row.answers(chunk) for row in rows)

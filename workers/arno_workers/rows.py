@@ -57,22 +57,16 @@ def settle(run: ChunkRun, engine: Engine, max_attempts: int, worker: str) -> Set
 
 def settled_from(chunk: Chunk, rows: Sequence[ResultRow]) -> Settled:
     """What became of a chunk, as the rows say that stand in its result object already."""
-    put_off = Counter(chunk.images) - Counter(map(image_of, rows))
+    put_off = Counter(chunk.images) - Counter(row.asked_for for row in rows)
     return Settled(
         rows=rows,
         put_off=_with_images(chunk.retry_of(()), list(put_off.elements())),
-        given_up=_with_images(chunk, [image_of(row) for row in rows if row.error and row.error.code in _GIVEN_UP]),
+        given_up=_with_images(chunk, [row.asked_for for row in rows if row.error and row.error.code in _GIVEN_UP]),
     )
 
 
 def _with_images(chunk: Chunk, images: Sequence[ImageRef]) -> Chunk | None:
     return chunk.model_copy(update={"images": tuple(images)}) if images else None
-
-
-def image_of(row: ResultRow) -> ImageRef:
-    """The image as it was asked for."""
-    image = row.image
-    return ImageRef(uri=image.uri, id=image.id, version_id=image.version_id, etag=image.etag)
 
 
 def outcome(chunk: Chunk, settled: Settled, result_uri: str, lane: Lane, worker: str, settings: Settings) -> Outcome:
