@@ -13,7 +13,7 @@ from arno_shared.errors import ArnoError
 from arno_shared.ledger import Ledger
 from arno_shared.logs import get_logger
 from arno_shared.names import Lane
-from arno_shared.redis_client import connect
+from arno_shared.redis_client import RedisClient, connect
 from arno_shared.results import ModelFacts
 from arno_shared.settings import Settings
 from arno_shared.storage import ObjectStore
@@ -92,32 +92,37 @@ def run_node(settings: Settings, device: str, name: str) -> int:
         if at_once:
             drain.end_now()
 
-    room_chunks = vitals.room_chunks = _chunks_in_flight(settings, engine)
+    vitals.room_chunks = _chunks_in_flight(settings, engine)
+    keep_releasing(ledger, Sender(app))
+    _keep_watch(settings, vitals, hands, engine, redis)
+    _try_conditional_writes(store, settings.output_prefix)
+    log.info("worker starts", worker=worker, device=device)
+    vitals.phase = Phase.WORKING
+    try:
+        code = run_worker(app, settings, worker, vitals.room_chunks, stop)
+        return 1 if broken.is_set() else code
+    finally:
+        presence.stop()
+        health.stop()
+        log.info("worker stopped", worker=worker, device_busy_s=round(engine.busy_s, 3))
+
+
+def _keep_watch(settings: Settings, vitals: Vitals, hands: Hands | None, engine: Engine, redis: RedisClient) -> None:
+    """Starts the threads that look after the worker itself. They end with the process."""
     if hands is not None:
         keep_leases(hands, settings.broker.lease_s)
-    keep_releasing(ledger, Sender(app))
     Watchdog(
         vitals,
         hands,
         stuck_s=settings.worker.stuck_s,
         # Each lane is asked for, and each question is tried twice.
         answer_s=2 * len(Lane) * settings.broker.socket_timeout_s,
-        room_chunks=room_chunks,
+        room_chunks=vitals.room_chunks,
         busy_s=lambda: engine.busy_s,
         waiting=lambda: sum(queue_length(redis, lane) for lane in Lane),
     ).start()
-    _try_conditional_writes(store, settings.output_prefix)
     if settings.worker.spot_notice is not None:
         watch_for_notice(settings.worker.spot_notice)
-    log.info("worker starts", worker=worker, device=device)
-    vitals.phase = Phase.WORKING
-    try:
-        code = run_worker(app, settings, worker, room_chunks, stop)
-        return 1 if broken.is_set() else code
-    finally:
-        presence.stop()
-        health.stop()
-        log.info("worker stopped", worker=worker, device_busy_s=round(engine.busy_s, 3))
 
 
 def _try_conditional_writes(store: ObjectStore, prefix: str) -> None:
