@@ -88,7 +88,7 @@ def test_messages_that_share_a_job_but_no_index_are_all_done(producer, pictures,
 WRONG = {
     "a version that nobody speaks": (
         {"images": "s3://a/b", "prompts": "<OD>", "schema_version": 99},
-        "schema_version 99",
+        "a schema_version that nobody speaks",
     ),
     "no prompts": ({"images": "s3://a/b"}, "prompts: Field required"),
     "no images": ({"images": [], "prompts": "<OD>"}, "images:"),

@@ -48,7 +48,8 @@ class Watch:
 
 def in_chunks_of(images: int, producer: Producer) -> Producer:
     settings = producer.settings
-    smaller = settings.producer.model_copy(update={"chunk_images": images})
+    # Submitted before any worker is there, all of it waits in the queue.
+    smaller = settings.producer.model_copy(update={"chunk_images": images, "high_water_messages": 1_000_000})
     return Producer(settings.model_copy(update={"producer": smaller}))
 
 

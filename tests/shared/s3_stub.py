@@ -14,7 +14,7 @@ class Request(NamedTuple):
 
 
 class S3Stub:
-    """Honours `If-None-Match: *`, strictly, unless told otherwise. Every bucket is there; signatures are not checked."""
+    """Honours `If-None-Match: *`, of any number at once, unless told otherwise. Has every bucket, checks no signature."""
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
