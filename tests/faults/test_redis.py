@@ -73,7 +73,7 @@ def test_redis_killed_under_load_and_restarted(start, valkey, at, own, pictures,
     settled(job)
     line = reconcile(own, job, uris)
     assert all(worker.process.poll() is None for worker in workers), "the same processes went on"
-    assert longest_s < 10
+    assert longest_s < 40, "not before somebody looked after it"
     report("Redis killed -9 under load, AOF", f"{kills} times; {line}; went on within {longest_s:.1f} s")
 
 

@@ -40,7 +40,7 @@ def test_within_drain_s_what_is_not_done_is_back_in_the_queue(start, producer, p
     watch = Watch()
     assert worker.terminate() == 0
     ended_s = watch.seconds
-    assert ended_s < 1 + 5
+    assert ended_s < 1 + 30
     assert (waiting(producer), producer.redis.hlen(UNACKED)) == (6, 0)
     assert producer.redis.hgetall("arno:job:drained:begun") == {}, "being handed back is nobody's fault"
     start("other")
@@ -60,7 +60,7 @@ def test_a_second_sigterm_hands_everything_back_at_once(start, producer, picture
         watch = Watch()
         worker.process.send_signal(second)
         assert worker.process.wait(30) == 0
-        assert watch.seconds < 5
+        assert watch.seconds < 30
         assert (waiting(producer), producer.redis.hlen(UNACKED)) == (2, 0)
         job.cancel()
         producer.redis.flushall()

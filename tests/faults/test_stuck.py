@@ -29,7 +29,7 @@ def test_a_stuck_worker_is_ended_and_its_work_goes_back(
     watch = Watch()
     assert worker.process.wait(60) == exit_code
     noticed_s = watch.seconds
-    assert noticed_s < 3 * STUCK_S
+    assert noticed_s < 40
     assert "Thread 0x" in worker.log.read_text(), "where everything hangs is in its log"
     ailing.unlink()
     start("next", afflicted=True, **env)
