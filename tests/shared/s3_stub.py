@@ -14,7 +14,7 @@ class Request(NamedTuple):
 
 
 class S3Stub:
-    """Honours `If-None-Match: *`, of any number at once, unless told otherwise. Has every bucket, checks no signature."""
+    """Honours `If-None-Match: *`, of many at once as well, unless told otherwise. Has every bucket; takes any signature."""
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
