@@ -14,7 +14,17 @@ from arno_shared.settings import Settings
 from arno_shared.uris import file_uri
 from tests.acceptance.arno_worker import ArnoWorker, eventually
 from tests.faults.proxy import TcpProxy
-from tests.faults.rig import LEASE_S, Watch, host_port, in_chunks_of, nothing_in_hand, reconcile, report, settled
+from tests.faults.rig import (
+    LEASE_S,
+    SOON_S,
+    Watch,
+    host_port,
+    in_chunks_of,
+    nothing_in_hand,
+    reconcile,
+    report,
+    settled,
+)
 from tests.servers import Sentinels, Valkey
 
 SLOW = {"afflicted": True, "AFFLICTED_IMAGE_S": "0.005"}
@@ -75,7 +85,7 @@ def test_redis_killed_under_load_and_restarted(start, valkey, at, own, pictures,
         Event().wait(1.0)
         valkey.start()
         longest_s = max(longest_s, goes_on(own, "restart"))
-    settled(job)
+    settled(job, SOON_S * (5 if long else 1))
     line = reconcile(own, job, uris)
     assert all(worker.process.poll() is None for worker in workers), "the same processes went on"
     assert longest_s < 40, "not before somebody looked after it"

@@ -14,7 +14,7 @@ class Request(NamedTuple):
 
 
 class S3Stub:
-    """Honours `If-None-Match: *`, of many at once as well, unless told otherwise. Has every bucket; takes any signature."""
+    """Has every bucket, takes any signature, and honours `If-None-Match: *` unless it is told otherwise."""
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
