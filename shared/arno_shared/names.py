@@ -139,6 +139,11 @@ def job_record_uri(prefix: str) -> str:
     return f"{prefix}_arno/job.json"
 
 
+def conditional_probe_uri(prefix: str) -> str:
+    """The object on which it is tried whether storage writes conditionally."""
+    return f"{prefix}_arno/conditional.txt"
+
+
 def manifest_uri(prefix: str, block: int) -> str:
     """The object that lists a block of chunks."""
     return f"{prefix}_arno/manifest-{block:06d}.jsonl"

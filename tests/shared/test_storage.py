@@ -447,7 +447,7 @@ def test_storage_that_is_away(moto_s3: str, host: str, monkeypatch: pytest.Monke
         "s3://bucket",
         "s3://bucket/",
         "s3:///key",
-        "s3://b/key",
+        "s3://-bucket/key",
         "s3://with space/key",
         "s3://arn:aws:s3:us-east-1:123456789012:accesspoint:mine/key",
         "s3://mine--use1-az1--x-s3/key",

@@ -15,6 +15,9 @@ from tests.servers import make_bucket
 from tests.shared.s3_stub import S3Stub
 from tests.shared.stores import S3_CLIENTS, make_store
 
+# Many wait for real timeouts.
+pytestmark = pytest.mark.long
+
 SLOW_DOWN = (
     b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nConnection: close\r\nContent-Length: 41\r\n\r\n"
     b"<Error><Code>SlowDown</Code></Error>     "

@@ -12,6 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from urllib3.exceptions import HTTPError
 
 from arno_shared.errors import AccessDenied, HouseError, HttpError, InvalidUri, ItemError, NotFound, StorageRefused
+from arno_shared.names import conditional_probe_uri
 from arno_shared.storage.backend import StoredObject, bare_etag, check_etag, check_size
 from arno_shared.storage.s3_errors import is_unmet_condition, why_not_read, why_not_written
 from arno_shared.uris import redact, split_s3
@@ -19,9 +20,6 @@ from arno_shared.uris import redact, split_s3
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 20
 MAX_ATTEMPTS = 3
-
-_PROBE = "_arno/conditional.txt"
-"""The object, below a prefix, on which it is tried whether the store honours `If-None-Match: *`."""
 
 
 class S3:
@@ -79,7 +77,7 @@ class S3:
     def conditional_writes(self, prefix_uri: str) -> bool:
         bucket, _ = split_s3(prefix_uri)
         if bucket not in self.honours:
-            self._create_and_learn(f"{prefix_uri}{_PROBE}", b"", "text/plain")
+            self._create_and_learn(conditional_probe_uri(prefix_uri), b"", "text/plain")
         return self.honours[bucket]
 
     def exists(self, uri: str) -> bool:
