@@ -154,8 +154,17 @@ def queue_length(redis: RedisClient, lane: Lane) -> int:
 def node_names(app: Celery, timeout_s: float = 1.0) -> list[str]:
     """Names of the workers that answer within `timeout_s`. Raises HouseError."""
     try:
+        answers = _ping(app, timeout_s)
+    except HouseError:
+        # Asked once more: a kept connection may have been dropped while nobody used it.
+        answers = _ping(app, timeout_s)
+    return sorted(name for answer in answers for name in answer)
+
+
+def _ping(app: Celery, timeout_s: float) -> list[dict[str, Any]]:
+    try:
         with redis_away():
-            answers = app.control.ping(timeout=timeout_s)
+            answers: list[dict[str, Any]] = app.control.ping(timeout=timeout_s)
     except OperationalError as error:
         raise HouseError(f"Redis cannot be used: {redact(str(error))}") from error
-    return sorted(name for answer in answers for name in answer)
+    return answers
