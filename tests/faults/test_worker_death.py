@@ -140,8 +140,8 @@ def test_a_worker_that_was_frozen_for_two_leases_commits_nothing_twice(start, pr
     job = in_chunks_of(4, producer).submit(uris, "<OD>", job_id="zombie")
     eventually(lambda: producer.redis.hlen(UNACKED) == 2, "it holds both chunks")
     zombie.process.send_signal(signal.SIGSTOP)
-    start("other")
     watch = Watch()
+    start("other")
     settled(job)
     recovered_s = watch.seconds
     before = {row.image.uri: row.finished_at for row in job.results()}

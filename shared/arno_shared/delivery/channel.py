@@ -1,7 +1,7 @@
 """A kombu channel over Redis that takes messages by one atomic claim.
 
 Finding: kombu's own takes a message with BRPOP and records it in a second call. A worker killed in between has lost it:
-41 times in 176 kills, by experiment.
+three idle ones that are frozen while a message comes for each, and killed, lose three (`tests/faults`).
 """
 
 import json
