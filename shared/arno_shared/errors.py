@@ -174,8 +174,9 @@ class CredentialsRefused(StorageRefused):
 
     code = "credentials_refused"
     remedy = (
-        "Correct `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, or the role, of the process that says so, and start "
-        "it anew. Workers fail no image meanwhile."
+        "Correct the credentials of the process that says so. A profile's file and a role are read again by its next "
+        "call; a process with `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY` in its environment has to be started "
+        "anew. Workers fail no image meanwhile."
     )
 
 

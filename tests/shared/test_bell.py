@@ -1,7 +1,7 @@
 """A bell wakes one worker for one message, and what it moved is never out of reach."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from threading import Event
 from time import monotonic
 
@@ -24,9 +24,20 @@ def redis(valkey_url: str) -> Iterator[RedisClient]:
 
 
 @pytest.fixture
-def hands(valkey_url: str) -> Iterator[Hands]:
-    with connect(Settings(redis_url=valkey_url)) as client:
-        yield Hands(client, worker="w", key_prefix="", lease_s=60, lease_max_s=900, max_letters=10)
+def make_hands(valkey_url: str) -> Iterator[Callable[[], Hands]]:
+    """Each with connections of its own, as every worker has."""
+    with ExitStack() as connections:
+
+        def make() -> Hands:
+            client = connections.enter_context(connect(Settings(redis_url=valkey_url)))
+            return Hands(client, worker="w", key_prefix="", lease_s=60, lease_max_s=900, max_letters=10)
+
+        yield make
+
+
+@pytest.fixture
+def hands(make_hands: Callable[[], Hands]) -> Hands:
+    return make_hands()
 
 
 class Ear:
@@ -41,11 +52,11 @@ class Ear:
 
 
 @pytest.fixture
-def make_ear(hands: Hands) -> Iterator[Callable[[], Ear]]:
+def make_ear(make_hands: Callable[[], Hands]) -> Iterator[Callable[[], Ear]]:
     made: list[Ear] = []
 
     def make() -> Ear:
-        made.append(Ear(hands))
+        made.append(Ear(make_hands()))
         return made[-1]
 
     yield make
@@ -91,15 +102,15 @@ def server_away(redis: RedisClient) -> Iterator[None]:
         redis.config_set("port", port)
 
 
-def test_each_message_wakes_exactly_one_of_fifty(make_ear: Callable[[], Ear], redis: RedisClient) -> None:
-    ears = [make_ear() for _ in range(50)]
+def test_each_message_wakes_exactly_one_of_three_hundred(make_ear: Callable[[], Ear], redis: RedisClient) -> None:
+    ears = [make_ear() for _ in range(300)]
     for ear in ears:
         ear.bell.arm()
-    until_waiting(redis, 50)
+    until_waiting(redis, 300)
     for number in range(1, 11):
         redis.lpush(QUEUE, f"m{number}")
         eventually(lambda number=number: sum(ear.rang for ear in ears) == number, "somebody was woken")
-        assert redis.info("clients")["blocked_clients"] == 50 - number
+        assert redis.info("clients")["blocked_clients"] == 300 - number
     assert max(ear.rang for ear in ears) == 1
     assert lists(redis) == ([], [f"m{number}".encode() for number in range(10, 0, -1)])
 
