@@ -2,8 +2,7 @@
 
 Finding: Celery keeps a message with an ETA in the worker that took it, unacknowledged, and beyond the lease it is
 begun again and again. So what is to be tried later is written into a sorted set in the same step that commits the
-chunk it came
-from (`ledger/scripts/commit.lua`), scored by the server's clock, and becomes a message when it is due.
+chunk it came from (`ledger/scripts/commit.lua`), scored by the server's clock, and becomes a message when it is due.
 """
 
 from arno_shared.broker import Sender
