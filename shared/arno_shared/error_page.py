@@ -14,6 +14,7 @@ from arno_shared.errors import (
     InvalidMessage,
     InvalidRequest,
     ItemError,
+    LaneFull,
     MissingExtra,
     ModelUnusable,
     NewerSchema,
@@ -68,6 +69,7 @@ _AGAIN = {
     NewerSchema: "yes: it waits for workers that speak its version",
     HouseError: "yes: workers wait as long as it takes, a submission that has begun up to `ARNO_PRODUCER__PATIENCE_S`",
     CredentialsRefused: "yes: workers wait for right ones",
+    LaneFull: "no; `arno submit` and triggers wait for room instead",
     WorkerLost: "no: it was begun up to `ARNO_RETRIES__MAX_DELIVERIES` times before",
 }
 _IMAGE_AGAIN = "yes: `ARNO_RETRIES__TRIES` times in the worker, and so in each of `ARNO_RETRIES__MAX_ATTEMPTS` attempts"

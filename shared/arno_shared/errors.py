@@ -9,6 +9,7 @@
     │   │   └── NewerSchema     written for workers newer than this one
     │   └── JobConflict         this job id or prefix already belongs to other work
     ├── JobNotFound
+    ├── LaneFull                as many messages wait as may: come again later
     ├── MissingExtra            an optional dependency is needed: names the pip line
     ├── ModelUnusable           the replica cannot be loaded or warmed
     ├── HouseError              Redis or storage is away: wait and retry, fail nobody
@@ -122,6 +123,17 @@ class JobNotFound(ArnoError):
     remedy = (
         "`arno status` lists the latest jobs. A finished one leaves the ledger after `ARNO_LEDGER_RETENTION_S` and "
         "keeps its results; after a loss of Redis, `arno resume` brings a job back from its output prefix."
+    )
+
+
+class LaneFull(ArnoError):
+    """As many messages wait in the lane as its high-water mark allows; nothing was accepted."""
+
+    code = "lane_full"
+    retryable = True
+    remedy = (
+        "Submit again after a while, or run more workers. `ARNO_PRODUCER__HIGH_WATER_MESSAGES` is the mark; `arno "
+        "submit` waits by itself."
     )
 
 

@@ -7,7 +7,7 @@ S3 credentials, region and endpoint are AWS's own variables (`AWS_ACCESS_KEY_ID`
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from arno_shared.redis_url import parse_redis_url
@@ -119,6 +119,36 @@ class WorkerSettings(_Group):
     """Where models from `s3://` are kept."""
 
 
+class HttpSettings(_Group):
+    """The HTTP door, `arno serve`."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    """0 takes any free port, which the log names."""
+    tokens: tuple[SecretStr, ...] = ()
+    """Bearer tokens, each of which opens every door. Without any, the door listens on loopback alone."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose pages may call the door from a browser; none by default."""
+    max_body_bytes: int = Field(default=16 * 2**20, gt=0)
+    """Of any request but an upload."""
+    max_upload_bytes: int = Field(default=32 * 2**20, gt=0)
+    """Of a picture that is uploaded to `/v1/annotate`."""
+    annotate_timeout_s: float = Field(default=30, gt=0)
+    """How long `/v1/annotate` waits for an answer at most; a request may ask for less."""
+    rules: Path | None = None
+    """TOML file of the rules by which `/v1/events/s3` turns events into work; unset, that door is shut."""
+    output_prefixes: tuple[str, ...] = ()
+    """Below which results of jobs may go. Unset: any `s3://` prefix, and what lies below `output_prefix`."""
+
+
+class TriggerSettings(_Group):
+    """`arno trigger`."""
+
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+    """Where `/metrics` answers; 0 takes any free port, which the log names."""
+
+
 class TopicSettings(_Group):
     max_events: int = Field(default=100_000, ge=1)
     inline_max_bytes: int = Field(default=32 * 1024, ge=0)
@@ -153,5 +183,7 @@ class Settings(BaseSettings):
     retries: RetrySettings = RetrySettings()
     producer: ProducerSettings = ProducerSettings()
     worker: WorkerSettings = WorkerSettings()
+    http: HttpSettings = HttpSettings()
+    trigger: TriggerSettings = TriggerSettings()
     topic: TopicSettings = TopicSettings()
     dead_letters: DeadLetterSettings = DeadLetterSettings()

@@ -28,7 +28,7 @@ PERMANENT = """
     storage_refused too_many_bytes too_many_pixels too_many_redirects undecodable unknown_message unknown_task
     worker_lost
 """
-RETRYABLE = "connection_failed house_unavailable throttled timeout unavailable"
+RETRYABLE = "connection_failed house_unavailable lane_full throttled timeout unavailable"
 
 each_error = pytest.mark.parametrize("error", tree(), ids=lambda error: error.__name__)
 
