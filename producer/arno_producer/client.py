@@ -11,18 +11,18 @@ from typing import Any, TypeAlias, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from arno_producer.chunks import Image, blocks, cut
-from arno_producer.job import Job, ResumedJob
+from arno_producer.job import Job, ResumedJob, Sent
 from arno_producer.manifest import JobRecord, JobTerms, Manifest, read_record
 from arno_producer.patience import until_back
 from arno_producer.recovery import Recovery
 from arno_producer.submission import Submission
-from arno_shared.broker import Sender, celery_app
+from arno_shared.broker import Sender, celery_app, queue_length
 from arno_shared.dead_letters import DeadLetters, FiledLetter, LetterKind
 from arno_shared.delayed import release_due
-from arno_shared.errors import InvalidRequest, JobNotFound
+from arno_shared.errors import InvalidRequest, JobNotFound, LaneFull
 from arno_shared.ledger import Ledger
 from arno_shared.logs import get_logger
-from arno_shared.messages import GenerationOptions, Output, Prompt, Prompts, describe_invalid
+from arno_shared.messages import Chunk, GenerationOptions, ImageRef, Images, Output, Prompt, Prompts, describe_invalid
 from arno_shared.names import Lane, check_job_id, job_keys
 from arno_shared.redis_client import connect, redis_away
 from arno_shared.settings import Settings
@@ -62,18 +62,22 @@ class Producer:
         generation: GenerationLike | None = None,
         job_id: str | None = None,
         lane: Lane | str = Lane.BULK,
+        wait_for_room: bool = True,
     ) -> Job:
         """Enqueues every image, in chunks; returns when all are enqueued.
 
         `images` may be any iterable, of any length: memory stays constant, and submission pauses while the lane's
-        queue is above its high-water mark. Submitting the same `job_id` again continues the job: chunks that are
+        queue is above its high-water mark. Without `wait_for_room` it is refused at once when the queue is, and else
+        goes above the mark rather than wait. Submitting the same `job_id` again continues the job: chunks that are
         committed are not done again, and after a loss of Redis neither are those that have result objects.
 
         Raises InvalidRequest (the call cannot be right), JobConflict (the id or the output belongs to other work),
         HouseError (Redis or storage is away, at the start, or later for longer than `producer.patience_s`: submit
-        again with the same job id), StorageRefused.
+        again with the same job id), StorageRefused; without `wait_for_room`, LaneFull.
         """
         lane = _lane(lane)
+        if not wait_for_room:
+            self.check_room(lane)
         job_id = _valid_job_id(job_id) if job_id else new_job_id()
         terms = JobTerms(
             prompts=_valid_prompts(prompts),
@@ -88,7 +92,9 @@ class Producer:
         manifest = Manifest(self.store, job_id, terms)
         stood = manifest.claim_prefix()
         resumed = self.ledger.open(job_id, terms.text(), terms.output, lane)
-        submission = self._submission(job_id, terms.output, lane, fresh=not (stood or resumed))
+        submission = self._submission(
+            job_id, terms.output, lane, fresh=not (stood or resumed), wait_for_room=wait_for_room
+        )
         for number, block in enumerate(blocks(chain([first], chunks), self.settings.producer.block_chunks)):
             self._until_back(partial(manifest.keep_block, number, block))
             if not submission.add(block):
@@ -97,6 +103,46 @@ class Producer:
         submission.seal()
         self._until_back(lambda: manifest.seal(submission.chunks, submission.images))
         return self.job(job_id)
+
+    def send(
+        self,
+        images: Sequence[Image],
+        prompts: PromptLike | Sequence[PromptLike],
+        *,
+        output: OutputLike | None = None,
+        generation: GenerationLike | None = None,
+        job_id: str | None = None,
+        lane: Lane | str = Lane.INTERACTIVE,
+    ) -> Sent:
+        """Enqueues a few images as a job of one chunk that carries itself: there is no manifest.
+
+        It is for an event or a call whose sender keeps it until this returns, and sends it again when it does not. What
+        is sent again with the same `job_id` is found sent. Such jobs are not among the latest jobs.
+
+        Raises InvalidRequest, JobConflict, LaneFull (nothing was sent), HouseError (it may have been sent).
+        """
+        lane = _lane(lane)
+        job_id = _valid_job_id(job_id) if job_id else new_job_id()
+        chunk = Chunk(
+            images=_valid_images(images),
+            prompts=_valid_prompts(prompts),
+            output=self._output(output, job_id),
+            generation=_valid_generation(generation),
+            job_id=job_id,
+            index=0,
+        )
+        self.check_room(lane)
+        to_send = self.ledger.expect(chunk, lane)
+        if to_send:
+            self._sender.send_chunk(chunk, lane)
+            self.ledger.was_sent(job_id)
+        return Sent(self.job(job_id), duplicate=not to_send)
+
+    def check_room(self, lane: Lane) -> None:
+        """Raises LaneFull when the lane's queue is at its high-water mark, HouseError."""
+        most = self.settings.producer.high_water_messages
+        if queue_length(self.redis, lane) >= most:
+            raise LaneFull(f"{most:,} messages or more wait in the lane {lane.value}: come again later")
 
     def resume(self, job_id: str, *, output: str | None = None, lane: Lane | str | None = None) -> ResumedJob:
         """Continues a job from its manifest, without its images at hand, whatever Redis has lost of it.
@@ -149,7 +195,9 @@ class Producer:
         self._sender.send_raw(letter.lane, letter.task, *arguments)
         return self.dead_letters.remove(filed.entry_id)
 
-    def _submission(self, job_id: str, output: Output, lane: Lane, *, fresh: bool) -> Submission:
+    def _submission(
+        self, job_id: str, output: Output, lane: Lane, *, fresh: bool, wait_for_room: bool = True
+    ) -> Submission:
         """Of a job that is open. `fresh`: it never was before."""
         settings = self.settings.producer
         recovery = Recovery(
@@ -169,6 +217,7 @@ class Producer:
             redis=self.redis,
             sender=self._sender,
             recovery=None if fresh else recovery,
+            wait_for_room=wait_for_room,
         )
 
     def _until_back(self, call: Callable[[], T]) -> T:
@@ -215,6 +264,14 @@ def _valid_job_id(job_id: str) -> str:
 def new_job_id() -> str:
     """An id that no other job has, and that sorts by time."""
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+
+
+def _valid_images(images: Sequence[Image]) -> tuple[ImageRef, ...]:
+    try:
+        valid: tuple[ImageRef, ...] = TypeAdapter(Images).validate_python(images)
+    except ValidationError as error:
+        raise InvalidRequest(f"images: {describe_invalid(error)}") from None
+    return valid
 
 
 def _valid_prompts(prompts: PromptLike | Sequence[PromptLike]) -> tuple[Prompt, ...]:

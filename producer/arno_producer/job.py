@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from time import monotonic, sleep
+from typing import NamedTuple
 
-from arno_shared.ledger import JobState, JobStatus, Ledger, indices_of
+from arno_shared.errors import JobConflict
+from arno_shared.ledger import TERMINAL_STATES, JobState, JobStatus, Ledger, indices_of
 from arno_shared.names import part_uri
 from arno_shared.parts import decode_part
 from arno_shared.results import ResultRow, Status
@@ -40,6 +42,20 @@ class Job:
     def cancel(self) -> JobState:
         """Stops a running job: chunks that no worker has begun are dropped. Returns the state that it is in now."""
         return self._ledger.cancel(self.id)
+
+    def pause(self) -> JobState:
+        """The job stands still: chunks in hand are finished, others are kept until `unpause`. Returns the state that it
+        is in now. Raises JobNotFound, and JobConflict when the job has ended."""
+        return self._movable(self._ledger.pause(self.id), "paused")
+
+    def unpause(self) -> JobState:
+        """A paused job goes on. Returns the state that it is in now. Raises as `pause` does."""
+        return self._movable(self._ledger.unpause(self.id), "resumed")
+
+    def _movable(self, state: JobState, moved: str) -> JobState:
+        if state in TERMINAL_STATES:
+            raise JobConflict(f"job {self.id!r} is {state.value}, and cannot be {moved}")
+        return state
 
     def results(self) -> Iterator[ResultRow]:
         """The result rows, from storage, as chunks commit; ends when the job does. Submission order is not kept.
@@ -87,6 +103,14 @@ class Job:
     def _part(self, status: JobStatus, index: int, attempt: int) -> list[ResultRow]:
         uri = part_uri(status.output_prefix, index, attempt, status.output_format)
         return decode_part(self._store.get(uri), status.output_format)
+
+
+class Sent(NamedTuple):
+    """A job of one chunk."""
+
+    job: Job
+    duplicate: bool
+    """It was sent before, and not now."""
 
 
 class ResumedJob(Job):

@@ -37,8 +37,10 @@ class Submission:
         redis: RedisClient,
         sender: Sender,
         recovery: Recovery | None,
+        wait_for_room: bool = True,
     ) -> None:
         """`recovery` is None when nothing of the job can be done yet."""
+        self._wait = wait_for_room
         self._job_id, self._lane, self._settings = job_id, lane, settings
         self._ledger, self._redis, self._sender, self._recovery = ledger, redis, sender, recovery
         self._opened_at = ledger.status(job_id).created_at
@@ -74,12 +76,13 @@ class Submission:
         return True
 
     def _wait_for_room(self) -> int:
-        """How many messages the lane takes before its high-water mark; 0 once the job is cancelled."""
-        while self._status().state is not JobState.CANCELLED:
+        """How many messages the lane takes before its high-water mark; 0 once the job is cancelled. While the job is
+        paused, none are sent."""
+        while (state := self._status().state) is not JobState.CANCELLED:
             waiting = self._until_back(lambda: queue_length(self._redis, self._lane))
             room = self._settings.high_water_messages - waiting
-            if room > 0:
-                return min(room, 1000)
+            if not self._wait or (room > 0 and state is not JobState.PAUSED):
+                return min(max(room, 1), 1000)
             sleep(_POLL_S)
         return 0
 

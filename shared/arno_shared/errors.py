@@ -135,6 +135,7 @@ class LaneFull(ArnoError):
         "Submit again after a while, or run more workers. `ARNO_PRODUCER__HIGH_WATER_MESSAGES` is the mark; `arno "
         "submit` waits by itself."
     )
+    retry_after_s = 10
 
 
 class MissingExtra(ArnoError):

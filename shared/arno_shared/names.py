@@ -83,7 +83,8 @@ class JobKeys(NamedTuple):
     retried: str
     """Set of `index.attempt`: later attempts that are committed."""
     put_off: str
-    """Hash `index.attempt` → message: attempts still to be made of images that were put off."""
+    """Hash `index.attempt` → message: attempts still to be made of images that were put off, and chunks that wait for
+    their job to go on."""
     buried: str
     """Hash `index.attempt` → images: chunks that were dead-lettered whole, without a commit."""
     loose: str

@@ -92,6 +92,11 @@ class Pipeline:
             index=begun.index,
             attempt=message.attempt,
         )
+        if begun.verdict is Verdict.PAUSED:
+            if not self._until_back(lambda: self._ledger.park(chunk, delivery.lane), "the ledger", delivery):
+                # Its job went on in between.
+                self._handle(message, delivery)
+            return
         if begun.verdict is not Verdict.GO:
             log.info("chunk dropped", job=job_id, chunk=chunk.index, why=begun.verdict.value)
             return

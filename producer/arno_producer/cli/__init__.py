@@ -9,6 +9,7 @@ from arno_producer.cli import dead
 from arno_producer.cli.cancel import cancel
 from arno_producer.cli.demo import demo
 from arno_producer.cli.doctor import doctor
+from arno_producer.cli.pause import pause
 from arno_producer.cli.results import results
 from arno_producer.cli.resume import resume
 from arno_producer.cli.status import status
@@ -28,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(submit)
+app.command()(pause)
 app.command()(resume)
 app.command()(status)
 app.command()(watch)

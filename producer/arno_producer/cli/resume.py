@@ -1,12 +1,17 @@
-"""`arno resume`: a job goes on where it was, after Redis lost something of it."""
+"""`arno resume`: a job goes on, after it was paused or cancelled, or after Redis lost something of it."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from arno_producer.cli.submit import WatchOption
 from arno_producer.cli.terminal import JobArgument, JsonOption, emit, say
+from arno_shared.errors import JobNotFound
+from arno_shared.ledger import JobState
 from arno_shared.names import Lane
+
+if TYPE_CHECKING:
+    from arno_producer.job import Job
 
 OutputOption = Annotated[
     str | None,
@@ -28,20 +33,33 @@ def resume(
     watch: WatchOption = False,
     json_lines: JsonOption = False,
 ) -> None:
-    """Continue a job that Redis has lost, or lost messages of; print its id.
+    """Continue a job that is paused or cancelled, or that Redis has lost, or lost messages of; print its id.
 
-    What the job was asked to do, and what of it is done, is read from its output prefix: images that have results are
-    not run again. It harms nothing where nothing was lost. A cancelled job goes on.
+    A paused job simply goes on. Of any other, what it was asked to do, and what of it is done, is read from its output
+    prefix: images that have results are not run again. It harms nothing where nothing was lost.
     """
     from arno_producer.cli.connection import connect
     from arno_producer.cli.progress import exit_code, follow
 
-    resumed = connect().resume(job, output=output, lane=lane)
-    status = resumed.status()
-    say(
-        f"{resumed.done_chunks:,} of {status.chunks:,} chunks were found done, {resumed.sent_chunks:,} were enqueued; "
-        f"results go to {status.output_prefix}"
-    )
-    emit(status.model_dump_json() if json_lines else resumed.id)
+    producer = connect()
+    going = producer.job(job)
+    if is_paused(going):
+        going.unpause()
+        say(f"Job {job} goes on.")
+    else:
+        going = resumed = producer.resume(job, output=output, lane=lane)
+        status = resumed.status()
+        say(
+            f"{resumed.done_chunks:,} of {status.chunks:,} chunks were found done, {resumed.sent_chunks:,} were "
+            f"enqueued; results go to {status.output_prefix}"
+        )
+    emit(going.status().model_dump_json() if json_lines else job)
     if watch:
-        raise typer.Exit(exit_code(follow(resumed, as_json=json_lines)))
+        raise typer.Exit(exit_code(follow(going, as_json=json_lines)))
+
+
+def is_paused(job: "Job") -> bool:
+    try:
+        return job.status().state is JobState.PAUSED
+    except JobNotFound:
+        return False

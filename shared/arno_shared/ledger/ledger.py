@@ -1,5 +1,6 @@
 """The ledger's door. Each method is one atomic step in Redis, and raises HouseError when Redis is away."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ class Verdict(StrEnum):
     GO = "go"
     COMMITTED = "committed"
     CANCELLED = "cancelled"
+    PAUSED = "paused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,33 @@ class Ledger:
         """How much was submitted so far; `sealed` says that this is all. Raises JobNotFound."""
         if not self._run("announce", job_id, [], chunks, images, int(sealed), self._retention_s):
             raise _not_found(job_id)
+
+    def expect(self, chunk: Chunk, lane: Lane) -> bool:
+        """Opens a job of one chunk, which its sender keeps until it is sent. False when it was sent before.
+
+        Called again it does nothing, so that who died in between may send again. Raises JobConflict when the id is of
+        another job.
+        """
+        terms = hashlib.sha256(json.dumps(chunk.to_wire(), sort_keys=True).encode()).hexdigest()
+        output = chunk.output
+        verdict = self._run(
+            "expect",
+            chunk.job_id,
+            [],
+            terms,
+            output.prefix,
+            output.format,
+            lane.value,
+            len(chunk.images),
+            self._retention_s,
+        )
+        if verdict == b"conflict":
+            raise JobConflict(f"job {chunk.job_id!r} exists, and is another; choose another job id")
+        return bool(verdict == b"send")
+
+    def was_sent(self, job_id: str) -> None:
+        """The message of a job of one chunk is in its queue."""
+        self._run("sent", job_id, [])
 
     def begin(self, job_id: str, index: int | None, attempt: int, message_id: str, output: Output, token: str) -> Begun:
         """Whether a chunk is to be done, and its index when the message did not say. `token` is this beginning's own:
@@ -230,10 +259,20 @@ class Ledger:
 
     def cancel(self, job_id: str) -> JobState:
         """Stops a running job: chunks not yet begun are dropped. Returns its state; raises JobNotFound."""
-        state = self._run("cancel", job_id, [], self._retention_s)
-        if state is None:
-            raise _not_found(job_id)
-        return JobState(state.decode())
+        return self._moved(job_id, self._run("cancel", job_id, [], self._retention_s))
+
+    def pause(self, job_id: str) -> JobState:
+        """A running job stands still: chunks not yet begun are parked. Returns its state; raises JobNotFound."""
+        return self._moved(job_id, self._run("pause", job_id, []))
+
+    def unpause(self, job_id: str) -> JobState:
+        """A paused job goes on, with what was parked. Returns its state; raises JobNotFound."""
+        return self._moved(job_id, self._run("unpause", job_id, [DELAYED], job_id))
+
+    def park(self, chunk: Chunk, lane: Lane) -> bool:
+        """Keeps a chunk of a paused job until that goes on; False when it goes on already."""
+        field = attempt_field(chunk.index, chunk.attempt)
+        return bool(self._run("park", chunk.job_id, [], field, _delayed_message(chunk, lane)))
 
     def status(self, job_id: str) -> JobStatus:
         """Raises JobNotFound."""
@@ -285,6 +324,11 @@ class Ledger:
     def sent(self, due: "DueMessage") -> None:
         with redis_away():
             self._redis.zrem(DELAYED, due.member)
+
+    def _moved(self, job_id: str, state: bytes | None) -> JobState:
+        if state is None:
+            raise _not_found(job_id)
+        return JobState(state.decode())
 
     def _run(self, script: str, job_id: str, more_keys: list[str], *args: Any) -> Any:
         if script not in self._scripts:

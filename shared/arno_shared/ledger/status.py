@@ -9,6 +9,8 @@ from arno_shared.messages import WireModel
 
 class JobState(StrEnum):
     RUNNING = "running"
+    PAUSED = "paused"
+    """Chunks in hand are finished; others are kept until the job goes on."""
     CANCELLED = "cancelled"
     DONE = "done"
 

@@ -1,5 +1,5 @@
 -- ARGV: index or '', attempt, message id, prefix, format, token.
--- Returns the verdict ('go', 'committed', 'cancelled'), the chunk's index, and how often it was begun without an end,
+-- Returns the verdict ('go', 'committed', 'cancelled', 'paused'), the chunk's index, and how often it was begun without an end,
 -- this time included.
 local index, attempt, message_id = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 even_when_full()
@@ -15,6 +15,6 @@ end
 index = tonumber(index)
 if is_committed(index, attempt) then return {'committed', index, 0} end
 local state, origin = unpack(redis.call('HMGET', JOB, 'state', 'origin'))
-if state == 'cancelled' then return {'cancelled', index, 0} end
+if state == 'cancelled' or state == 'paused' then return {state, index, 0} end
 if state == 'done' and origin == 'message' then wake() end
 return {'go', index, count_beginning(index .. '.' .. attempt, ARGV[6])}

@@ -29,11 +29,8 @@ for i = 1, #buried, 2 do
     count('dead', -tonumber(buried[i + 1]))
   end
 end
--- So are images that were put off, whose messages a cancelled job dropped.
-local due = now()
-for _, field in ipairs(redis.call('HKEYS', PUT_OFF)) do
-  redis.call('ZADD', KEYS[9], 'NX', due, job_id .. '/' .. field)
-end
+-- So are attempts whose messages a cancelled job dropped.
+release(KEYS[9], job_id)
 -- Nothing may be missing: then this is all that happens.
 settle(retention_s)
 return {'resumed', ''}

@@ -15,7 +15,7 @@ local committed = is_committed(index, attempt)
 -- A chunk that was given up and then done after all needs nothing more.
 if kind == 'chunk' and committed then return 1 end
 open_for_message(ARGV[9], ARGV[10])
-if redis.call('HGET', JOB, 'state') ~= 'cancelled' then wake() end
+if redis.call('HGET', JOB, 'state') == 'done' then wake() end
 if kind == 'chunk' then
   if redis.call('HDEL', BURIED, field) == 1 then
     count('dead', -images)

@@ -51,11 +51,19 @@ local function settle(retention_s)
   local f = redis.call('HMGET', JOB, 'state', 'sealed', 'chunks', 'committed', 'buried', 'put_off')
   local n = {}
   for i = 3, 6 do n[i] = tonumber(f[i] or 0) or 0 end
-  if f[1] == 'running' and f[2] == '1' and n[4] + n[5] >= n[3] and n[6] <= 0 then
+  if (f[1] == 'running' or f[1] == 'paused') and f[2] == '1' and n[4] + n[5] >= n[3] and n[6] <= 0 then
     redis.call('HSET', JOB, 'state', 'done', 'finished_at', now())
     f[1] = 'done'
   end
-  if f[1] ~= 'running' then age(retention_s) end
+  if f[1] == 'done' or f[1] == 'cancelled' then age(retention_s) end
+end
+
+-- Attempts that wait are due now: those that were put off, and those that a job which stood still has dropped.
+local function release(delayed, job_id)
+  local due = now()
+  for _, field in ipairs(redis.call('HKEYS', PUT_OFF)) do
+    redis.call('ZADD', delayed, 'NX', due, job_id .. '/' .. field)
+  end
 end
 
 local function is_committed(index, attempt)

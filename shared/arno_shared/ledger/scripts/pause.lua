@@ -1,0 +1,7 @@
+-- A running job stands still. Returns the job's state, or false when there is no such job.
+local state = redis.call('HGET', JOB, 'state')
+if state == 'running' then
+  redis.call('HSET', JOB, 'state', 'paused')
+  return 'paused'
+end
+return state
