@@ -28,6 +28,8 @@ from tests.servers import make_bucket, valkey_server
 Checks = dict[str, Callable[[], None]]
 Answer = tuple[int, dict[str, Any]]
 
+METRICS = b"arno_things_total 1.0\n"
+
 
 @pytest.fixture
 def vitals() -> Vitals:
@@ -40,7 +42,7 @@ def serve(vitals: Vitals) -> Iterator[Callable[..., str]]:
     running = []
 
     def start(checks: Checks | None = None, **settings: Any) -> str:
-        health = Health(WorkerSettings(**settings), vitals, checks or {})
+        health = Health(WorkerSettings(**settings), vitals, checks or {}, lambda: METRICS)
         address = health.start()
         running.append(health)
         return address
@@ -291,7 +293,7 @@ def test_a_query_changes_nothing(serve: Callable[..., str]) -> None:
 @pytest.mark.parametrize("page", ["/", "/health", "/healthz/x", "/../etc/passwd"])
 def test_other_pages_are_not_there(serve: Callable[..., str], page: str) -> None:
     status, body = get(serve(), page)
-    assert (status, body["pages"]) == (404, ["/healthz", "/readyz"])
+    assert (status, body["pages"]) == (404, ["/healthz", "/readyz", "/metrics"])
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
@@ -337,8 +339,16 @@ def test_a_probe_that_breaks_off_leaves_nothing_in_the_log(
 
 
 def test_nobody_answers_after_the_stop(vitals: Vitals) -> None:
-    health = Health(WorkerSettings(), vitals, {"sound": lambda: None})
+    health = Health(WorkerSettings(), vitals, {"sound": lambda: None}, lambda: METRICS)
     address = health.start()
     health.stop()
     with pytest.raises(ConnectionRefusedError):
         get(address, "/healthz")
+
+
+def test_metrics_are_served_as_prometheus_reads_them(serve: Callable[..., str]) -> None:
+    connection = http.client.HTTPConnection(serve())
+    connection.request("GET", "/metrics")
+    answer = connection.getresponse()
+    assert (answer.status, answer.read()) == (200, METRICS)
+    assert (answer.getheader("Content-Type") or "").startswith("text/plain; version=")

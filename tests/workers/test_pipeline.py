@@ -28,6 +28,7 @@ from arno_workers import vitals as vitals_module
 from arno_workers.delivery import Delivery
 from arno_workers.engine import Answer, Answered, Ask, Deliver, Engine, Parsed, Pixels
 from arno_workers.intake import Intake
+from arno_workers.metrics import WorkerMetrics
 from arno_workers.patience import Drain, Drained
 from arno_workers.pipeline import Pipeline
 from arno_workers.result_writer import ResultWriter
@@ -126,6 +127,7 @@ class Bench:
         )
         engine = engine or FakeEngine()
         self.drain = drain or Drain(60)
+        self.metrics = WorkerMetrics()
         self.pipeline = Pipeline(
             ledger=self.ledger,
             dead_letters=self.dead_letters,
@@ -134,6 +136,7 @@ class Bench:
             intake=Intake(Reader(read), engine, settings),  # type: ignore[arg-type]
             drain=self.drain,
             vitals=self.vitals,
+            metrics=self.metrics,
             settings=settings,
             worker="cpu0@here",
         )

@@ -1,4 +1,4 @@
-"""A worker's health pages: `/healthz`, whether it should live, and `/readyz`, whether it can work."""
+"""A worker's own pages: `/healthz`, whether it should live, `/readyz`, whether it can work, and `/metrics`."""
 
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -19,14 +19,22 @@ _SHUTDOWN_POLL_S = 0.1
 
 
 class Health:
-    """Serves both pages from daemon threads. Started before the replica is loaded.
+    """Serves the pages from daemon threads. Started before the replica is loaded.
 
     /healthz   200 until the watchdog finds an ailment, then 503
     /readyz    200 while the worker takes chunks and can finish them, else 503; names every check, and why it fails
+    /metrics   what Prometheus reads
     """
 
-    def __init__(self, settings: WorkerSettings, vitals: Vitals, checks: Mapping[str, Callable[[], None]]) -> None:
-        """`checks` by name: each raises an ArnoError when what it looks at cannot be used."""
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        vitals: Vitals,
+        checks: Mapping[str, Callable[[], None]],
+        exposition: Callable[[], bytes],
+    ) -> None:
+        """`checks` by name: each raises an ArnoError when what it looks at cannot be used. `exposition`: metrics."""
+        self._exposition = exposition
         self._host, self._port = settings.health_host, settings.health_port
         self._vitals = vitals
         self._stopping = Event()
@@ -36,7 +44,8 @@ class Health:
     def start(self) -> str:
         """Where the pages are: `127.0.0.1:PORT`. Raises InvalidRequest when that port cannot be had."""
         try:
-            server = PageServer(self._host, self._port, {"/healthz": self._healthz, "/readyz": self._readyz})
+            pages = {"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics}
+            server = PageServer(self._host, self._port, pages)
         except OSError as error:
             raise InvalidRequest(
                 f"the health pages cannot be served on port {self._port} of {self._host} ({error.strerror}): set "
@@ -83,6 +92,9 @@ class Health:
         phase = self._vitals.phase
         status = "unready" if phase is Phase.WORKING else phase.value
         return HTTPStatus.SERVICE_UNAVAILABLE, {"status": status, "checks": checks}
+
+    def _metrics(self) -> Page:
+        return HTTPStatus.OK, self._exposition()
 
     def _replica(self) -> Verdict:
         phase, ailment = self._vitals.phase, self._vitals.ailment

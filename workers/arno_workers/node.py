@@ -25,6 +25,7 @@ from arno_workers.fetch.reader import ImageReader
 from arno_workers.health import Health
 from arno_workers.intake import Intake
 from arno_workers.lease import keep_leases
+from arno_workers.metrics import WorkerMetrics
 from arno_workers.patience import Drain, until_back
 from arno_workers.pipeline import Pipeline
 from arno_workers.presence import Presence
@@ -56,12 +57,14 @@ def run_node(settings: Settings, device: str, name: str) -> int:
         os.kill(os.getpid(), signal.SIGTERM)
 
     redis = connect(settings)
-    health = Health(settings.worker, vitals, house_checks(redis, store, settings.output_prefix))
+    metrics = WorkerMetrics()
+    health = Health(settings.worker, vitals, house_checks(redis, store, settings.output_prefix), metrics.exposition)
     asked = ModelFacts(id=settings.worker.model, revision=settings.worker.revision, dtype=settings.worker.dtype)
     presence = Presence(redis, vitals, worker=worker, device=device, model=asked, health=health.start())
     presence.start()
-    engine = start_engine(settings.worker, device, store, stop_broken)
+    engine = start_engine(settings.worker, device, store, stop_broken, metrics.batch_ran)
     presence.model = engine.model
+    metrics.describe(device, engine.model)
     ledger = Ledger(redis, settings)
     dead_letters = DeadLetters(redis, settings.dead_letters.max_letters)
     pipeline = Pipeline(
@@ -72,14 +75,17 @@ def run_node(settings: Settings, device: str, name: str) -> int:
         intake=Intake(ImageReader(store, settings.limits), engine, settings),
         drain=drain,
         vitals=vitals,
+        metrics=metrics,
         settings=settings,
         worker=worker,
     )
     hands = _hands(settings, worker, vitals)
+    metrics.watch(vitals, engine, hands)
 
     def file_letter(tag: str, letter: DeadLetter) -> None:
         bury = dead_letters.add if hands is None else lambda letter: hands.bury(tag, letter)
         until_back(lambda: bury(letter), "the dead letters", drain)
+        metrics.ended("filed")
 
     app = worker_app(settings, worker, hands, file_letter)
     register(app, pipeline, hands, vitals)

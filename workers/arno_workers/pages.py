@@ -1,4 +1,4 @@
-"""A few pages of JSON over HTTP, for probes: GET and HEAD, nothing else."""
+"""A few pages over HTTP, for probes and Prometheus: GET and HEAD, nothing else."""
 
 import json
 import socket
@@ -9,12 +9,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import Any, TypeAlias
 
+from prometheus_client import CONTENT_TYPE_LATEST
+
 from arno_shared.logs import get_logger
 
 log = get_logger(__name__)
 
-Page: TypeAlias = tuple[HTTPStatus, Mapping[str, Any]]
-"""The status and what becomes the JSON object."""
+Page: TypeAlias = tuple[HTTPStatus, Mapping[str, Any] | bytes]
+"""The status, and what becomes a JSON object, or what Prometheus reads."""
 
 
 class PageServer(ThreadingHTTPServer):
@@ -63,9 +65,13 @@ class _Request(BaseHTTPRequestHandler):
         pages = self.server.pages
         page = pages.get(self.path.partition("?")[0])
         status, content = page() if page else (HTTPStatus.NOT_FOUND, {"status": "not found", "pages": list(pages)})
-        body = json.dumps(content, ensure_ascii=False).encode() + b"\n"
+        kind = "application/json"
+        if isinstance(content, bytes):
+            body, kind = content, CONTENT_TYPE_LATEST
+        else:
+            body = json.dumps(content, ensure_ascii=False).encode() + b"\n"
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Cache-Control", "no-store")
         self.end_headers()

@@ -23,10 +23,11 @@ from arno_workers.chunk_run import ChunkRun, Item
 from arno_workers.delivery import Delivery
 from arno_workers.engine import Engine
 from arno_workers.intake import Intake
+from arno_workers.metrics import WorkerMetrics
 from arno_workers.patience import Drain, Drained, until_back
 from arno_workers.quarantine import Quarantine
 from arno_workers.result_writer import ResultWriter
-from arno_workers.rows import outcome, settle
+from arno_workers.rows import Settled, outcome, settle
 from arno_workers.vitals import Vitals
 
 log = get_logger(__name__)
@@ -47,12 +48,13 @@ class Pipeline:
         intake: Intake,
         drain: Drain,
         vitals: Vitals,
+        metrics: WorkerMetrics,
         settings: Settings,
         worker: str,
     ) -> None:
         self._ledger, self._dead_letters, self._writer = ledger, dead_letters, writer
         self._engine, self._intake, self._drain, self._vitals = engine, intake, drain, vitals
-        self._settings, self._worker = settings, worker
+        self._metrics, self._settings, self._worker = metrics, settings, worker
         self._quarantine = Quarantine()
         # Half of the deliveries are for the chunk, the other half for an image that runs alone.
         self._together_times = settings.retries.max_deliveries // 2
@@ -65,6 +67,7 @@ class Pipeline:
                 message = parse_message(args, kwargs)
                 self._handle(message, delivery)
             except Drained:
+                self._metrics.ended("given_back")
                 raise
             except NewerSchema as error:
                 queue = delivery.lane.queue_for(error.version)
@@ -93,12 +96,15 @@ class Pipeline:
             attempt=message.attempt,
         )
         if begun.verdict is Verdict.PAUSED:
-            if not self._until_back(lambda: self._ledger.park(chunk, delivery.lane), "the ledger", delivery):
+            if self._until_back(lambda: self._ledger.park(chunk, delivery.lane), "the ledger", delivery):
+                self._metrics.ended("parked")
+            else:
                 # Its job went on in between.
                 self._handle(message, delivery)
             return
         if begun.verdict is not Verdict.GO:
             log.info("chunk dropped", job=job_id, chunk=chunk.index, why=begun.verdict.value)
+            self._metrics.ended("duplicate" if begun.verdict is Verdict.COMMITTED else "dropped")
             return
         try:
             if begun.times <= self._together_times:
@@ -170,11 +176,15 @@ class Pipeline:
         ):
             # The same message came twice, and the other run had better luck: its rows must not be overwritten.
             log.info("chunk dropped", job=chunk.job_id, chunk=chunk.index, why="committed meanwhile")
+            self._metrics.ended("duplicate")
             return
-        uri, settled = self._until_back(lambda: self._writer.write(chunk, settled), "storage", delivery)
+        with self._timed("write"):
+            uri, settled = self._until_back(lambda: self._writer.write(chunk, settled), "storage", delivery)
         result = outcome(chunk, settled, uri, delivery.lane, self._worker, self._settings)
-        first = self._until_back(lambda: self._ledger.commit(chunk, result), "the ledger", delivery)
+        with self._timed("commit"):
+            first = self._until_back(lambda: self._ledger.commit(chunk, result), "the ledger", delivery)
         self._vitals.committed(len(settled.rows))
+        self._count(run, settled, first, perf_counter() - began_s)
         counts = result.event.data.counts
         log.info(
             "chunk committed" if first else "chunk was committed before",
@@ -186,6 +196,25 @@ class Pipeline:
             put_off=counts.put_off,
             seconds=round(perf_counter() - began_s, 3),
         )
+
+    def _count(self, run: ChunkRun, settled: Settled, first: bool, seconds: float) -> None:
+        self._metrics.passed_through(run.items)
+        if not first:
+            self._metrics.ended("duplicate")
+            return
+        self._metrics.committed(
+            settled.rows,
+            [prompt.task for prompt in run.chunk.prompts],
+            put_off=len(settled.put_off.images) if settled.put_off else 0,
+            given_up=len(settled.given_up.images) if settled.given_up else 0,
+            seconds=seconds,
+        )
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        began_s = perf_counter()
+        yield
+        self._metrics.staged(stage, perf_counter() - began_s)
 
     def _job_of(self, message: TaskMessage, message_id: str) -> tuple[str, Output]:
         """The job that a message belongs to; one that names none is a job of its own, in a folder of its own."""
@@ -202,6 +231,7 @@ class Pipeline:
             LetterKind.CHUNK, chunk, code=code, reason=reason, lane=delivery.lane, worker=self._worker
         )
         self._until_back(lambda: self._ledger.bury(chunk, letter), "the ledger", delivery)
+        self._metrics.ended("buried")
 
     def _file(self, error: BaseException, args: Sequence[Any], kwargs: Mapping[str, Any], delivery: Delivery) -> None:
         code, reason = _describe(error)
@@ -215,6 +245,7 @@ class Pipeline:
             worker=self._worker,
         )
         self._until_back(lambda: self._dead_letters.add(letter), "the dead letters", delivery)
+        self._metrics.ended("filed")
 
     def _wait_turn(self, delivery: Delivery) -> Callable[[], None]:
         def wait() -> None:

@@ -57,6 +57,8 @@ class Hands:
         """The worker stops: what it has not begun goes back when its channel closes."""
         self.on_answer: Callable[[], None] = lambda: None
         """Called whenever Redis has answered a claim, be it that there is nothing."""
+        self.swept_messages = 0
+        """Whose leases had run out, and which this worker gave back for others."""
         self.claims = 0
         """Messages claimed so far."""
 
@@ -142,6 +144,7 @@ class Hands:
                     keys=[UNACKED, UNACKED_INDEX], args=[self.key_prefix, self._lease_s, _SWEEP_MESSAGES]
                 )
             swept += int(given)
+            self.swept_messages += int(given)
             if given < _SWEEP_MESSAGES:
                 return swept
 

@@ -77,6 +77,16 @@ Deliver: TypeAlias = Callable[[Answered | ItemError], None]
 """Called once for each submitted picture, on the device's thread: it returns quickly and never raises."""
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How full an engine and its device are."""
+
+    slots_in_use: int
+    slots: int
+    memory_used_bytes: int
+    memory_total_bytes: int
+
+
 class Engine(Protocol):
     @property
     def model(self) -> ModelFacts: ...
@@ -90,6 +100,9 @@ class Engine(Protocol):
     def busy_s(self) -> float:
         """How long the device has worked so far, the host's part in it included."""
         ...
+
+    @property
+    def load(self) -> Load: ...
 
     @property
     def scaled_to(self) -> tuple[int, int] | None:

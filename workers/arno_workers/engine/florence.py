@@ -22,13 +22,14 @@ from arno_shared.results import Generation, ModelFacts
 from arno_shared.settings import WorkerSettings
 from arno_workers.engine import Answer, Ask, Parsed, Pixels
 from arno_workers.engine.beams import Hypothesis
+from arno_workers.engine.clock import StageClock, unobserved
 from arno_workers.engine.confidence import Confidences
 from arno_workers.engine.decoder import DecoderWeights
 from arno_workers.engine.encoder import TextEncoder
 from arno_workers.engine.generation import GenerationRules
 from arno_workers.engine.legible import legible
 from arno_workers.engine.locate import Located, folder_revision
-from arno_workers.engine.memory import fitting_pictures, fitting_slots
+from arno_workers.engine.memory import fitting_pictures, fitting_slots, used_and_total_bytes
 from arno_workers.engine.pixels import PixelRecipe
 from arno_workers.engine.precision import choose_dtype
 from arno_workers.engine.regions import quantize
@@ -59,6 +60,8 @@ class FlorenceReplica:
             dtype=str(dtype).removeprefix("torch."),
         )
         self._device = device
+        self.clock = StageClock(unobserved)
+        """Whoever wants to know how long stages take puts another in its place."""
         self._rules = GenerationRules.of(model.generation_config)
         self._tokenizer = self._processor.tokenizer
         self._first_location = int(self._tokenizer.convert_tokens_to_ids("<loc_0>"))
@@ -143,18 +146,23 @@ class FlorenceReplica:
     @torch.inference_mode()
     def run(self, work: Work) -> list[tuple[Request, Answer | None]]:
         if work.vision:
-            self._see(work.vision)
+            with self.clock.stage("vision", len(work.vision)):
+                self._see(work.vision)
         for admission in work.admissions:
-            self._admit(admission)
+            with self.clock.stage("encode", len(admission.requests)):
+                self._admit(admission)
         for admission in work.admissions:
             for request in admission.requests:
                 if not request.picture.unplaced:
                     request.picture.features = None
-        return [
-            (request, _answer(hypothesis))
-            for step in work.steps
-            for request, hypothesis in self._banks[step.num_beams].step(step, self._image_tokens)
-        ]
+        ended: list[tuple[Request, Hypothesis]] = []
+        for step in work.steps:
+            with self.clock.stage("step", step.slots):
+                ended += self._banks[step.num_beams].step(step, self._image_tokens)
+        return [(request, _answer(hypothesis)) for request, hypothesis in ended]
+
+    def memory_bytes(self) -> tuple[int, int]:
+        return used_and_total_bytes(self._device)
 
     def reset(self) -> None:
         self._banks.reset()

@@ -13,7 +13,7 @@ from arno_shared.logs import get_logger
 from arno_shared.messages import GenerationOptions, Prompt
 from arno_shared.names import Lane
 from arno_shared.results import Generation, ModelFacts
-from arno_workers.engine import Answer, Answered, Ask, Deliver, Parsed, Pixels
+from arno_workers.engine import Answer, Answered, Ask, Deliver, Load, Parsed, Pixels
 from arno_workers.engine.replica import Replica
 from arno_workers.engine.scheduler import Picture, Request, Scheduler
 from arno_workers.handover import Handover
@@ -64,6 +64,11 @@ class EngineLoop:
     @property
     def appetite_images(self) -> int:
         return self._replica.appetite_images
+
+    @property
+    def load(self) -> Load:
+        slots = self._scheduler.slots
+        return Load(*slots, *self._replica.memory_bytes())
 
     @property
     def scaled_to(self) -> tuple[int, int] | None:

@@ -41,6 +41,16 @@ def free_bytes(device: str) -> int:
     return min(_available_bytes(), _left_in_container_bytes())
 
 
+def used_and_total_bytes(device: str) -> tuple[int, int]:
+    """Of a GPU, whoever uses it; or this process's own of the machine's."""
+    if torch.device(device).type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return total - free, total
+    page_bytes = os.sysconf("SC_PAGE_SIZE")
+    resident_pages = int(Path("/proc/self/statm").read_text().split()[1]) if Path("/proc/self/statm").exists() else 0
+    return resident_pages * page_bytes, os.sysconf("SC_PHYS_PAGES") * page_bytes
+
+
 def keep_freed_memory() -> None:
     """Lets this process hold on to memory that it has freed, up to a quarter of a gigabyte, where glibc can be told so.
 

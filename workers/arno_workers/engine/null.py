@@ -35,6 +35,9 @@ class NullReplica:
     def run(self, work: Work) -> Sequence[tuple[Request, Answer | None]]:
         return [(request, _NOTHING) for admission in work.admissions for request in admission.requests]
 
+    def memory_bytes(self) -> tuple[int, int]:
+        return 0, 0
+
     def reset(self) -> None:
         pass
 

@@ -42,6 +42,10 @@ class Replica(Protocol):
         """
         ...
 
+    def memory_bytes(self) -> tuple[int, int]:
+        """Of its device, used and in all. Called by any thread."""
+        ...
+
     def reset(self) -> None:
         """Forgets all that is in flight."""
         ...

@@ -221,6 +221,13 @@ class Scheduler:
         return len(self._waiting)
 
     @property
+    def slots(self) -> tuple[int, int]:
+        """Those in use, and all there are."""
+        pools = list(self._pools.values())
+        in_use = sum(len(pool.standing) for pool in pools)
+        return in_use, in_use + sum(len(pool.free) for pool in pools)
+
+    @property
     def idle(self) -> bool:
         return not len(self._waiting) and not self._begun
 

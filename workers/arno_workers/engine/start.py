@@ -1,6 +1,7 @@
 """Starts the engine that the settings ask for."""
 
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 
 from arno_shared.errors import MissingExtra, ModelUnusable
@@ -8,6 +9,7 @@ from arno_shared.logs import get_logger
 from arno_shared.settings import WorkerSettings
 from arno_shared.storage import ObjectStore
 from arno_workers.engine import Engine
+from arno_workers.engine.clock import DeviceStageClock, Observe, StageClock, unobserved
 from arno_workers.engine.locate import locate
 from arno_workers.engine.loop import EngineLoop
 from arno_workers.engine.null import NullReplica
@@ -18,19 +20,26 @@ log = get_logger(__name__)
 _QUICK_S = 2.0
 
 
-def start_engine(settings: WorkerSettings, device: str, store: ObjectStore, on_broken: Callable[[], None]) -> Engine:
+def start_engine(
+    settings: WorkerSettings,
+    device: str,
+    store: ObjectStore,
+    on_broken: Callable[[], None],
+    observe: Observe = unobserved,
+) -> Engine:
     """Loads and warms a replica on `device` (`cpu`, `cuda`, or `auto`) before it returns.
 
-    `on_broken` is called when the replica fails for good later on. Raises ModelUnusable, MissingExtra.
+    `observe` is called, on the device's thread, for each stage of its work from then on; `on_broken` when the replica
+    fails for good. Raises ModelUnusable, MissingExtra.
     """
 
     def make_replica() -> Replica:
-        return NullReplica() if settings.engine == "null" else _florence(settings, device, store)
+        return NullReplica() if settings.engine == "null" else _florence(settings, device, store, observe)
 
     return EngineLoop(make_replica, settings.max_ready_images, on_broken)
 
 
-def _florence(settings: WorkerSettings, device: str, store: ObjectStore) -> Replica:
+def _florence(settings: WorkerSettings, device: str, store: ObjectStore, observe: Observe) -> Replica:
     """A replica that has answered once."""
     try:
         import torch
@@ -61,5 +70,15 @@ def _florence(settings: WorkerSettings, device: str, store: ObjectStore) -> Repl
     pictures = 4 if perf_counter() - began_s < _QUICK_S else 1
     if device == "cpu" and not settings.torch_threads:
         choose_threads(lambda: replica.rehearse(pictures))
+    # Not before: what it did until now was nobody's work.
+    replica.clock = _clock(device, observe)
     log.info("replica ready", model=replica.model.id, revision=replica.model.revision, device=device)
     return replica
+
+
+def _clock(device: str, observe: Observe) -> StageClock:
+    if device != "cuda":
+        return StageClock(observe)
+    import torch
+
+    return DeviceStageClock(observe, partial(torch.cuda.Event, enable_timing=True))
