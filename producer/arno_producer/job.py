@@ -70,9 +70,9 @@ class Job:
             status = self.status()
             retries = self._ledger.committed_retries(self.id)
             for index in self._new_chunks(status.chunks, seen):
-                yield from self._rows(status, index, 1, retries)
+                yield from self.rows_of(status, index, 1, retries)
             for index, attempt in sorted(retries - read_retries):
-                yield from self._rows(status, index, attempt, retries)
+                yield from self.rows_of(status, index, attempt, retries)
             read_retries |= retries
             if status.finished:
                 return
@@ -90,7 +90,21 @@ class Job:
                 )
                 yield from indices_of(fresh, first)
 
-    def _rows(self, status: JobStatus, index: int, attempt: int, retries: set[tuple[int, int]]) -> Iterator[ResultRow]:
+    def later_attempts(self) -> set[tuple[int, int]]:
+        """`(index, attempt)` of those that are committed."""
+        return self._ledger.committed_retries(self.id)
+
+    def settled_chunks(self, first: int, count: int) -> dict[int, bool]:
+        """Which of the chunks `first … first + count - 1` have ended, and whether they have a result object."""
+        # Asked for first: a chunk that was given up may be committed after all, and never the other way round.
+        buried = self._ledger.buried_indices(self.id)
+        committed = self._ledger.committed_indices(self.id, first, count)
+        return {index: False for index in buried if first <= index < first + count} | dict.fromkeys(committed, True)
+
+    def rows_of(
+        self, status: JobStatus, index: int, attempt: int, retries: set[tuple[int, int]]
+    ) -> Iterator[ResultRow]:
+        """The rows of a committed attempt, but for those that a later one has superseded."""
         rows = self._part(status, index, attempt)
         if (index, attempt + 1) not in retries:
             yield from rows

@@ -145,6 +145,16 @@ def conditional_probe_uri(prefix: str) -> str:
     return f"{prefix}_arno/conditional.txt"
 
 
+def uploads_prefix(output_prefix: str) -> str:
+    """Where the HTTP door puts pictures that are sent to it, below `Settings.output_prefix`."""
+    return f"{output_prefix}_uploads/"
+
+
+def annotations_prefix(output_prefix: str) -> str:
+    """Where results of single pictures go that the HTTP door was asked about, below `Settings.output_prefix`."""
+    return f"{output_prefix}_annotate/"
+
+
 def manifest_uri(prefix: str, block: int) -> str:
     """The object that lists a block of chunks."""
     return f"{prefix}_arno/manifest-{block:06d}.jsonl"

@@ -113,6 +113,19 @@ class TopicReader:
                 self._redis.xgroup_create(TOPIC, self._group, id=self._start_id, mkstream=True)
 
 
+def latest_entry_id(redis: RedisClient) -> str:
+    """Of the newest event, for `entries_after`. Raises HouseError."""
+    with redis_away():
+        newest = redis.xrevrange(TOPIC, count=1)
+    return newest[0][0].decode() if newest else "0-0"
+
+
+def entries_after(redis: RedisClient, entry_id: str, count: int = 200) -> list[tuple[str, ChunkEvent]]:
+    """The events that came after that one, for readers that are in no group: nobody waits. Raises HouseError."""
+    with redis_away():
+        return list(_events(redis.xrange(TOPIC, min=f"({entry_id}", count=count)))
+
+
 @contextmanager
 def _passing(*codes: str) -> Iterator[None]:
     """Lets the server's errors of these codes pass in silence."""

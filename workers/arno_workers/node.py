@@ -12,7 +12,7 @@ from arno_shared.delivery.hands import Hands
 from arno_shared.errors import ArnoError
 from arno_shared.ledger import Ledger
 from arno_shared.logs import get_logger
-from arno_shared.names import Lane
+from arno_shared.names import Lane, uploads_prefix
 from arno_shared.redis_client import RedisClient, connect
 from arno_shared.results import ModelFacts
 from arno_shared.settings import Settings
@@ -72,7 +72,7 @@ def run_node(settings: Settings, device: str, name: str) -> int:
         dead_letters=dead_letters,
         writer=ResultWriter(store, settings.retries.max_attempts),
         engine=engine,
-        intake=Intake(ImageReader(store, settings.limits), engine, settings),
+        intake=Intake(ImageReader(store, settings.limits, uploads_prefix(settings.output_prefix)), engine, settings),
         drain=drain,
         vitals=vitals,
         metrics=metrics,

@@ -12,6 +12,7 @@ from arno_producer.cli.doctor import doctor
 from arno_producer.cli.pause import pause
 from arno_producer.cli.results import results
 from arno_producer.cli.resume import resume
+from arno_producer.cli.serve import serve
 from arno_producer.cli.status import status
 from arno_producer.cli.submit import submit
 from arno_producer.cli.terminal import emit, say
@@ -37,6 +38,7 @@ app.command()(results)
 app.command()(cancel)
 app.add_typer(dead.app, name="dead")
 app.command()(workers)
+app.command()(serve)
 app.command()(doctor)
 app.command()(demo)
 

@@ -1,12 +1,12 @@
 """A job's progress: a bar on a terminal, a line every few seconds elsewhere."""
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, TypeAlias
 
 from arno_producer.cli.terminal import emit, say
+from arno_producer.speed import Speed
 from arno_shared.controls import escape_controls
 from arno_shared.ledger import JobState, JobStatus
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 _POLL_S = 0.5
 _LINE_S = 5.0
-_SPEED_WINDOW_S = 30.0
 
 Show: TypeAlias = Callable[[JobStatus, str], None]
 
@@ -37,20 +36,6 @@ def follow(job: "Job", *, as_json: bool) -> JobStatus:
 def exit_code(status: JobStatus) -> int:
     """0 when every image has a row, that of a failure included; 1 when the job was cancelled or chunks are dead."""
     return 0 if status.state is JobState.DONE and not status.dead else 1
-
-
-class Speed:
-    """Images per second over the last half minute."""
-
-    def __init__(self) -> None:
-        self._samples: deque[tuple[float, int]] = deque()
-
-    def images_per_s(self, settled: int, now_s: float) -> float:
-        self._samples.append((now_s, settled))
-        while now_s - self._samples[0][0] > _SPEED_WINDOW_S:
-            self._samples.popleft()
-        first_s, first_settled = self._samples[0]
-        return (settled - first_settled) / (now_s - first_s) if now_s > first_s else 0.0
 
 
 def describe(status: JobStatus, images_per_s: float) -> str:

@@ -70,6 +70,13 @@ class Files:
         except (OSError, ValueError) as error:
             raise _why_not_read(uri, error) from error
 
+    def delete(self, uri: str) -> None:
+        path = path_of(uri)
+        try:
+            path.unlink(missing_ok=True)
+        except (OSError, ValueError) as error:
+            raise _why_not_written(path, error) from error
+
     def list(self, prefix_uri: str) -> Iterator[StoredObject]:
         root = path_of(prefix_uri)
         base_uri = prefix_uri.rstrip("/")

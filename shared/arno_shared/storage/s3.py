@@ -87,6 +87,13 @@ class S3:
             return False
         return True
 
+    def delete(self, uri: str) -> None:
+        bucket, key = split_object(uri)
+        try:
+            self.client.delete_object(Bucket=bucket, Key=key)
+        except (BotoCoreError, ClientError, HTTPError) as error:
+            raise why_not_written(bucket, self.client.meta.endpoint_url, error) from error
+
     def list(self, prefix_uri: str) -> Iterator[StoredObject]:
         bucket, prefix = split_s3(prefix_uri)
         with self._reading(prefix_uri):

@@ -67,6 +67,9 @@ class BulkS3:
     def exists(self, uri: str) -> bool:
         return self._careful.exists(uri)
 
+    def delete(self, uri: str) -> None:
+        self._careful.delete(uri)
+
     def list(self, prefix_uri: str) -> Iterator[StoredObject]:
         return self._careful.list(prefix_uri)
 

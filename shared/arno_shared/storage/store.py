@@ -78,6 +78,11 @@ class ObjectStore:
         with self._backend(uri) as backend:
             return backend.exists(uri)
 
+    def delete(self, uri: str) -> None:
+        """Removes an object; one that is not there is removed already. Raises as `put` does."""
+        with self._backend(uri) as backend:
+            backend.delete(uri)
+
     def list(self, prefix_uri: str) -> Iterator[StoredObject]:
         """The objects whose URI starts with `prefix_uri`, page by page, in order. A `file://` prefix is a folder.
 
