@@ -1,12 +1,14 @@
 """A job's result rows in pages, for readers that come and go."""
 
-import base64
-import binascii
+import re
 from typing import NamedTuple
 
 from arno_producer.job import Job
 from arno_shared.errors import InvalidRequest
 from arno_shared.results import ResultRow
+
+CURSOR_PATTERN = r"^[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}$"
+FIRST_PAGE = "0.0.0"
 
 _WINDOW_CHUNKS = 1024
 
@@ -26,21 +28,16 @@ class _Place(NamedTuple):
     """Rows of it that were read."""
 
     def cursor(self) -> str:
-        return base64.urlsafe_b64encode(".".join(map(str, self)).encode()).decode().rstrip("=")
+        return ".".join(map(str, self))
 
     @classmethod
-    def of(cls, cursor: str | None) -> "_Place":
-        if cursor is None:
-            return cls(0, 0, 0)
-        try:
-            text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
-            chunk, attempt, row = (int(number) for number in text.split(".") if number.isdecimal())
-        except (ValueError, binascii.Error):
-            raise InvalidRequest("this cursor was not made by a page of results") from None
-        return cls(chunk, attempt, row)
+    def of(cls, cursor: str) -> "_Place":
+        if not re.fullmatch(CURSOR_PATTERN, cursor):
+            raise InvalidRequest("this cursor was not made by a page of results")
+        return cls(*map(int, cursor.split(".")))
 
 
-def results_page(job: Job, cursor: str | None, limit: int) -> ResultsPage:
+def results_page(job: Job, cursor: str, limit: int) -> ResultsPage:
     """Up to `limit` rows from where `cursor` says, in the order of submission.
 
     A chunk that is not done yet ends the page: its rows are on the next. Rows of images that were put off come last,

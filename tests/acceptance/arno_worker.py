@@ -32,6 +32,12 @@ def eventually(condition: Callable[[], Any], what: str, timeout_s: float = PATIE
     return value
 
 
+def logged_lines(log: Path) -> list[dict[str, Any]]:
+    """A log's lines. Celery's own farewell is not JSON; the last line may be half written."""
+    whole = log.read_text().rpartition("\n")[0].splitlines()
+    return [json.loads(line) for line in whole if line.startswith("{")]
+
+
 @dataclass
 class ArnoWorker:
     name: str
@@ -39,10 +45,8 @@ class ArnoWorker:
     log: Path
 
     def logged(self, event: str) -> list[dict[str, Any]]:
-        """Lines of its log with that event. Celery's own farewell is not JSON; the last line may be half written."""
-        whole = self.log.read_text().rpartition("\n")[0].splitlines()
-        lines = [json.loads(line) for line in whole if line.startswith("{")]
-        return [line for line in lines if line["event"] == event]
+        """Lines of its log with that event."""
+        return [line for line in logged_lines(self.log) if line["event"] == event]
 
     @property
     def rss_bytes(self) -> int:

@@ -20,7 +20,7 @@ from starlette.datastructures import FormData, UploadFile
 from arno_producer.client import Producer, new_job_id
 from arno_producer.http.metrics import DoorMetrics
 from arno_producer.http.problems import Problem, problem, responses
-from arno_producer.http.requests import AnnotateRequest
+from arno_producer.http.requests import PROMPT_PATTERN, AnnotateRequest
 from arno_producer.job import Job
 from arno_shared.errors import ArnoError
 from arno_shared.logs import get_logger
@@ -38,7 +38,7 @@ _FORM_SCHEMA = {
     "required": ["image", "prompts"],
     "properties": {
         "image": {"type": "string", "format": "binary"},
-        "prompts": {"type": "array", "items": {"type": "string"}, "minItems": 1},
+        "prompts": {"type": "array", "items": {"type": "string", "pattern": PROMPT_PATTERN}, "minItems": 1},
         "timeout_s": {"type": "number", "exclusiveMinimum": 0, "maximum": 600},
     },
 }

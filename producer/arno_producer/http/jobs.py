@@ -15,8 +15,8 @@ from arno_producer.http.requests import JOB_ID_PATTERN, JobRequest
 from arno_producer.http.sse import job_events
 from arno_producer.http.views import JobList, JobView, Views
 from arno_producer.job import Job
-from arno_producer.results_page import results_page
-from arno_shared.errors import InvalidRequest, JobConflict, JobNotFound
+from arno_producer.results_page import CURSOR_PATTERN, FIRST_PAGE, results_page
+from arno_shared.errors import JobConflict, JobNotFound
 from arno_shared.ledger import JobState
 from arno_shared.messages import Output
 from arno_shared.uris import file_uri, path_of, scheme_of
@@ -51,7 +51,7 @@ def jobs(producer: Producer, metrics: DoorMetrics, stopping: Callable[[], bool])
     def submit(
         wanted: JobRequest,
         response: Response,
-        idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255, pattern=r"^[!-~]+$")] = None,
+        idempotency_key: Annotated[str, Header(min_length=1, max_length=255, pattern=r"^[!-~]+$")] = "",
     ) -> JobView:
         """Takes a job in. It is answered once everything is enqueued, and its manifest stored: nothing can be lost.
 
@@ -105,7 +105,6 @@ def jobs(producer: Producer, metrics: DoorMetrics, stopping: Callable[[], bool])
         responses={
             200: {"content": {NDJSON: {"schema": {"type": "string"}}}, "description": "Result rows, one a line"},
             **responses(
-                HTTPStatus.BAD_REQUEST,
                 HTTPStatus.NOT_FOUND,
                 HTTPStatus.UNPROCESSABLE_ENTITY,
                 HTTPStatus.BAD_GATEWAY,
@@ -114,7 +113,7 @@ def jobs(producer: Producer, metrics: DoorMetrics, stopping: Callable[[], bool])
     )
     def results(
         job_id: JobId,
-        cursor: Annotated[str | None, Query(max_length=200)] = None,
+        cursor: Annotated[str, Query(pattern=CURSOR_PATTERN)] = FIRST_PAGE,
         limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
     ) -> Response:
         """A page of result rows, in the order of submission, as JSON lines.
@@ -122,10 +121,7 @@ def jobs(producer: Producer, metrics: DoorMetrics, stopping: Callable[[], bool])
         The `Link` header leads to the next page, as long as there may be one: follow it until it is missing, and each
         image has come once. A page that is empty says that the next chunk is not done yet: ask again after a while.
         """
-        try:
-            page = results_page(producer.job(job_id), cursor, limit)
-        except InvalidRequest as error:
-            raise Problem(HTTPStatus.BAD_REQUEST, "bad_cursor", str(error)) from None
+        page = results_page(producer.job(job_id), cursor, limit)
         headers = {}
         if page.next_cursor is not None:
             headers["Arno-Next-Cursor"] = page.next_cursor
@@ -136,14 +132,14 @@ def jobs(producer: Producer, metrics: DoorMetrics, stopping: Callable[[], bool])
         "/{job_id}/events",
         response_class=StreamingResponse,
         responses={
-            200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "As they come"},
+            200: {"content": {"text/event-stream": {}}, "description": "As they come"},
             **_NOT_FOUND,
         },
     )
     async def events(
         request: Request,
         job_id: JobId,
-        last_event_id: Annotated[str | None, Header(pattern=r"^\d{1,15}-\d{1,15}$")] = None,
+        last_event_id: Annotated[str, Header()] = "",
     ) -> StreamingResponse:
         """Server-sent events: `progress` when the job's status changes, `chunk` for each chunk that is committed from
         now on (or since `Last-Event-ID`), `done` at the end."""

@@ -1,5 +1,6 @@
 """Problem documents: what an error looks like over HTTP (RFC 9457)."""
 
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -118,12 +119,16 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, ArnoError)
         return of_error(error)
 
-    async def http_error(_: Request, error: Exception) -> JSONResponse:
+    async def http_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         status = HTTPStatus(error.status_code)
         if isinstance(error, Problem):
             return problem(status, error.code, error.detail, error.headers, **error.more)
-        return problem(status, status.name.lower(), str(error.detail), error.headers)
+        headers = dict(error.headers or {})
+        if status is HTTPStatus.METHOD_NOT_ALLOWED:
+            # Each route knows its own method alone.
+            headers["Allow"] = ", ".join(sorted(_methods_of(app, request.url.path)))
+        return problem(status, status.name.lower(), str(error.detail), headers)
 
     async def invalid(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
@@ -143,6 +148,16 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(Exception, unforeseen)
+
+
+def _methods_of(app: FastAPI, path: str) -> set[str]:
+    """All that some route allows there."""
+    return {
+        method
+        for template, operations in app.openapi()["paths"].items()
+        if re.fullmatch(re.sub(r"\\{[^}]*\\}", "[^/]+", re.escape(template)), path)
+        for method in map(str.upper, operations)
+    }
 
 
 def _pointer(place: tuple[str | int, ...]) -> str:

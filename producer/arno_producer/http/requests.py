@@ -15,8 +15,9 @@ _WITH_TEXT = "|".join(re.escape(token) for token, task in TASKS.items() if task.
 JOB_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
 ImageIn: TypeAlias = Annotated[str, Field(min_length=1, max_length=8192)] | ImageRef
-PromptIn: TypeAlias = Annotated[str, Field(max_length=4200, pattern=f"^(?:(?:{_PLAIN})|(?:{_WITH_TEXT}).+)$")] | Prompt
-OutputIn: TypeAlias = Annotated[str, Field(pattern="^(s3|file)://")] | Output
+PROMPT_PATTERN = f"^(?:(?:{_PLAIN})|(?:{_WITH_TEXT})[^<]*[^<\\s][^<]*)$"
+PromptIn: TypeAlias = Annotated[str, Field(max_length=4200, pattern=PROMPT_PATTERN)] | Prompt
+OutputIn: TypeAlias = Annotated[str, Field(pattern="^(s3://[a-z0-9]|file:///)")] | Output
 Prompts: TypeAlias = Annotated[list[PromptIn], Field(min_length=1, max_length=MAX_PROMPTS)]
 
 
