@@ -98,7 +98,7 @@ def test_one_picture_is_answered_in_the_response(
         for uri in (
             "file:///etc/passwd",
             f"{uploads_prefix('file:///x/')}../../etc/passwd",
-            "s3://no-such-bucket/a.png",
+            f"{uploads_prefix(settings.output_prefix)}absent",
         ):
             answer = door.ask("POST", "/v1/annotate", json={"image": uri, "prompts": ["<CAPTION>"]})
             assert answer.status == 422
