@@ -135,6 +135,24 @@ def part_uri(prefix: str, index: int, attempt: int, suffix: str) -> str:
     return f"{prefix}part-{index:09d}{tail}.{suffix}"
 
 
+_OWN_OBJECT = re.compile(r"(.*/)?(_arno/.*|part-[0-9]{9}([.][0-9]+)?[.](jsonl|parquet))", re.DOTALL)
+
+
+def is_own_object(key: str) -> bool:
+    """Whether it is named as what Arno writes itself is: a result object, or a part of a manifest."""
+    return _OWN_OBJECT.fullmatch(key) is not None
+
+
+def taken_list(key: str) -> str:
+    """Where events of somebody else's list in Redis lie from the moment they are taken until they are enqueued."""
+    return f"{key}.arno-taken"
+
+
+def dead_list(key: str) -> str:
+    """Where events go that cannot be read."""
+    return f"{key}.arno-dead"
+
+
 def job_record_uri(prefix: str) -> str:
     """The object that says which job a prefix belongs to."""
     return f"{prefix}_arno/job.json"

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from arno_producer.cli import dead
+from arno_producer.cli import dead, trigger
 from arno_producer.cli.cancel import cancel
 from arno_producer.cli.demo import demo
 from arno_producer.cli.doctor import doctor
@@ -39,6 +39,7 @@ app.command()(cancel)
 app.add_typer(dead.app, name="dead")
 app.command()(workers)
 app.command()(serve)
+app.add_typer(trigger.app, name="trigger")
 app.command()(doctor)
 app.command()(demo)
 

@@ -13,12 +13,14 @@ from arno_producer.client import Producer
 from arno_producer.http import annotate as annotate_module
 from arno_producer.http.annotate import annotate
 from arno_producer.http.body_limit import BodyLimit
+from arno_producer.http.events import events
 from arno_producer.http.gate import Gate
 from arno_producer.http.jobs import jobs
 from arno_producer.http.metrics import DoorMetrics, Measured
 from arno_producer.http.probes import probes
 from arno_producer.http.problems import ProblemDocument, install, responses
 from arno_producer.http.tasks import tasks
+from arno_producer.triggers.rules import load_rules
 from arno_shared import __version__
 
 _EVERYWHERE = responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
@@ -34,6 +36,7 @@ def door(producer: Producer, stopping: Callable[[], bool] = lambda: False) -> Fa
     """
     settings = producer.settings.http
     metrics = DoorMetrics()
+    rules = load_rules(settings.rules) if settings.rules else ()
 
     def max_bytes(path: str) -> int:
         uploads = path == annotate_module.PATH
@@ -59,6 +62,7 @@ def door(producer: Producer, stopping: Callable[[], bool] = lambda: False) -> Fa
     app.include_router(jobs(producer, metrics, stopping), dependencies=known)
     app.include_router(annotate(producer, metrics), dependencies=known)
     app.include_router(tasks(), dependencies=known)
+    app.include_router(events(producer, rules, metrics), dependencies=known)
     app.include_router(probes(producer, metrics))
     _describe_problems(app)
     return app

@@ -2,11 +2,13 @@
 
 It says so in its own form (AWS S3, MinIO, Ceph RGW) or in that of EventBridge, and SNS and SQS put an envelope around
 either. Keys are written differently by each: AWS and MinIO encode them as a web form does, with `+` for a space;
-EventBridge and Ceph write them as they are, so that a `+` there is a `+`.
+EventBridge and Ceph write them as they are, so that a `+` there is a `+`. In Redis, MinIO writes a list of events where
+others write one.
 """
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote_plus
 
@@ -18,10 +20,25 @@ from arno_shared.messages import ImageRef, describe_invalid
 _FORM_ENCODED = {"aws:s3": True, "minio:s3": True, "ceph:s3": False}
 """Whether keys are, by `eventSource`."""
 
+UNKNOWN_SOURCE = "unknown"
+SOURCES = ("aws", "eventbridge", "minio", "ceph", UNKNOWN_SOURCE)
+
 _CREATED = "ObjectCreated:"
 _BRIDGE_CREATED = "Object Created"
 _MAX_ENVELOPES = 4
 _CALLED: Mapping[type, str] = {str: "a string", list: "a list", Mapping: "an object"}
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What an event says of one object."""
+
+    source: str
+    """One of SOURCES."""
+    image: ImageRef | None = None
+    """The object that was created; None when that is not what the record says, or when it is a folder."""
+    error: InvalidRequest | None = None
+    """Why the record cannot be read."""
 
 
 def is_event(value: Any) -> bool:
@@ -37,15 +54,54 @@ def images_of_event(event: Mapping[str, Any]) -> list[ImageRef]:
     None for S3's test event, for events of any other kind, as deletions, and for folders, whose keys end in a slash.
     Raises InvalidRequest, which says what is wrong with the event.
     """
-    opened = _opened(event)
+    images = []
+    for record in records_of(event):
+        if record.error is not None:
+            raise record.error
+        if record.image is not None:
+            images.append(record.image)
+    return images
+
+
+def records_of(event: Any) -> list[Record]:
+    """The records of an event, each read by itself; none for S3's test event.
+
+    Raises InvalidRequest when there is nothing in it that could be a record.
+    """
+    if isinstance(event, list):
+        # As MinIO appends it to a list in Redis.
+        return [
+            _read_record(record, f"{number}.Event.{place}")
+            for number, entry in enumerate(event)
+            for place, record in enumerate(_field(_mapping(entry, str(number)), "Event", list, str(number)))
+        ]
+    opened = _opened(_mapping(event, "the event"))
     if _is_test(opened):
         return []
     if "Records" in opened:
         records = _field(opened, "Records", list)
-        return [image for number, record in enumerate(records) for image in _of_record(record, f"Records.{number}")]
+        return [_read_record(record, f"Records.{number}") for number, record in enumerate(records)]
     if "detail-type" in opened:
-        return _of_bridge(opened)
+        try:
+            return [Record("eventbridge", next(iter(_of_bridge(opened)), None))]
+        except InvalidRequest as error:
+            return [Record("eventbridge", error=error)]
     raise InvalidRequest("not an S3 event: it has neither Records nor a detail-type")
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InvalidRequest(f"{where} is not an object")
+    return value
+
+
+def _read_record(record: Any, where: str) -> Record:
+    named = record.get("eventSource") if isinstance(record, Mapping) else None
+    source = named.removesuffix(":s3") if isinstance(named, str) and named in _FORM_ENCODED else UNKNOWN_SOURCE
+    try:
+        return Record(source, next(iter(_of_record(record, where)), None))
+    except InvalidRequest as error:
+        return Record(source, error=error)
 
 
 def _is_test(event: Mapping[str, Any]) -> bool:

@@ -24,6 +24,7 @@ OPERATIONS = (
     "POST /v1/jobs/{job_id}/resume",
     "POST /v1/annotate",
     "GET /v1/tasks",
+    "POST /v1/events/s3",
 )
 
 

@@ -1,0 +1,1 @@
+"""Triggers: what object storage says of new objects becomes work, by rules."""

@@ -1,0 +1,114 @@
+"""S3 events from an SQS queue: AWS S3 itself, SNS (wrapped or raw), EventBridge.
+
+A message is deleted once all of its records are enqueued. One that cannot be read is left alone: the queue's own
+dead-letter policy takes it away after a few deliveries.
+"""
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from threading import Event
+from typing import TYPE_CHECKING
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+
+from arno_producer.client import Producer
+from arno_producer.triggers.trigger import Trigger
+from arno_producer.triggers.waiting import Waiting
+from arno_shared.errors import AccessDenied, HouseError, InvalidRequest
+from arno_shared.logs import get_logger
+from arno_shared.names import Lane
+from arno_shared.uris import redact
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+    from mypy_boto3_sqs.type_defs import MessageTypeDef
+
+log = get_logger(__name__)
+
+_BATCH = 10
+_LONG_POLL_S = 20
+_LOOK_EVERY_S = 0.2
+
+
+class SqsTrigger:
+    def __init__(
+        self, queue: str, trigger: Trigger, producer: Producer, lanes: Sequence[Lane], stopping: Event
+    ) -> None:
+        """`queue`: its URL or its name. Raises InvalidRequest (no such queue), AccessDenied, HouseError."""
+        self._trigger, self._stopping = trigger, stopping
+        self._waiting = Waiting(producer, lanes, stopping)
+        self._sqs: SQSClient = boto3.client("sqs")
+        self._url = self._found(queue)
+
+    def run(self) -> None:
+        """Until it is to stop, and the messages in hand are done with."""
+        # An endless poll is left to itself at the end: what it would still bring comes again.
+        polls = ThreadPoolExecutor(1)
+        try:
+            while self._waiting.for_room():
+                messages = self._polled(polls.submit(self._receive))
+                done = [message for message in messages if self._handle(message)]
+                self._delete(done)
+        finally:
+            polls.shutdown(wait=False, cancel_futures=True)
+
+    def _polled(self, poll: "Future[list[MessageTypeDef]]") -> "list[MessageTypeDef]":
+        while not self._stopping.is_set():
+            if wait([poll], _LOOK_EVERY_S).done:
+                try:
+                    messages = poll.result()
+                except (BotoCoreError, ClientError) as error:
+                    self._waiting.pause(f"SQS: {redact(str(error))}")
+                    return []
+                self._waiting.over()
+                return messages
+        return []
+
+    def _receive(self) -> "list[MessageTypeDef]":
+        answer = self._sqs.receive_message(QueueUrl=self._url, MaxNumberOfMessages=_BATCH, WaitTimeSeconds=_LONG_POLL_S)
+        return answer.get("Messages", [])
+
+    def _handle(self, message: "MessageTypeDef") -> bool:
+        """Whether it may be deleted."""
+        message_id = message.get("MessageId", "")
+        try:
+            event = json.loads(message.get("Body", ""))
+        except (ValueError, RecursionError):
+            log.warning("a message is left to its queue", message_id=message_id, error="its body is not JSON")
+            return False
+        try:
+            return self._waiting.until_taken(lambda: self._trigger.handle(event))
+        except InvalidRequest as error:
+            log.warning("a message is left to its queue", message_id=message_id, error=str(error))
+            return False
+
+    def _delete(self, messages: "Sequence[MessageTypeDef]") -> None:
+        if not messages:
+            return
+        entries = [
+            {"Id": str(number), "ReceiptHandle": message["ReceiptHandle"]} for number, message in enumerate(messages)
+        ]
+        try:
+            answer = self._sqs.delete_message_batch(QueueUrl=self._url, Entries=entries)  # type: ignore[arg-type]
+        except (BotoCoreError, ClientError) as error:
+            log.warning("messages were not deleted: they come again, and are found done", error=redact(str(error)))
+            return
+        for failed in answer.get("Failed", ()):
+            log.warning("a message was not deleted: it comes again, and is found done", error=failed.get("Message"))
+
+    def _found(self, queue: str) -> str:
+        try:
+            url = queue if "://" in queue else self._sqs.get_queue_url(QueueName=queue)["QueueUrl"]
+            self._sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
+        except ClientError as error:
+            code = error.response.get("Error", {}).get("Code", "")
+            if "NonExistentQueue" in code or code == "QueueDoesNotExist":
+                raise InvalidRequest(f"there is no queue {queue!r}; `arno trigger install` makes one") from None
+            if "AccessDenied" in code or "InvalidClientTokenId" in code or "SignatureDoesNotMatch" in code:
+                raise AccessDenied(f"the queue {queue!r} may not be read with these credentials: {error}") from None
+            raise HouseError(f"SQS cannot be used: {error}") from error
+        except BotoCoreError as error:
+            raise HouseError(f"SQS cannot be used: {error}") from error
+        return url

@@ -1,0 +1,102 @@
+"""Turns S3 events into work: for each new object and each rule that it matches, a job of one image, once."""
+
+import hashlib
+import json
+from collections import Counter as Tally
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from prometheus_client import CollectorRegistry, Counter
+
+from arno_producer.client import Producer
+from arno_producer.sources.events import SOURCES, UNKNOWN_SOURCE, Record, records_of
+from arno_producer.triggers.rules import LoopGuard, Rule
+from arno_shared.errors import InvalidRequest
+from arno_shared.logs import get_logger
+from arno_shared.messages import ImageRef
+from arno_shared.uris import split_s3
+
+log = get_logger(__name__)
+
+_OUTCOMES = ("enqueued", "duplicate", "ignored", "unparseable")
+
+
+class Handled(NamedTuple):
+    """What became of an event: of its records, times the rules that each matches."""
+
+    enqueued: int
+    duplicates: int
+    ignored: int
+    """Records that say nothing of a new object, that no rule matches, or that are of Arno's own results."""
+
+
+class Trigger:
+    """Thread-safe."""
+
+    def __init__(self, producer: Producer, rules: Sequence[Rule], registry: CollectorRegistry) -> None:
+        self._producer, self._rules = producer, rules
+        settings = producer.settings
+        self._guard = LoopGuard([settings.output_prefix, *(rule.output.prefix for rule in rules)])
+        self._records = Counter(
+            "arno_trigger_records", "Records of S3 events, for each rule", ["source", "outcome"], registry=registry
+        )
+        for source in SOURCES:
+            for outcome in _OUTCOMES:
+                self._records.labels(source, outcome)
+        for rule in rules:
+            if rule.watches_its_output:
+                log.warning("a rule watches the place of its own results, which are left out", rule=rule.name)
+
+    def handle(self, event: Any) -> Handled:
+        """Enqueues all of an event; when this returns, whoever sent it may forget it.
+
+        Called again with the same event, or another one for the same version of an object, it enqueues nothing.
+        Raises InvalidRequest when the event, or some record of it, cannot be read: all others are enqueued by then.
+        Raises LaneFull and HouseError when the event is to be sent again; what was enqueued is then found.
+        """
+        try:
+            records = records_of(event)
+        except InvalidRequest:
+            self._records.labels(UNKNOWN_SOURCE, "unparseable").inc()
+            raise
+        handled: Tally[str] = Tally()
+        for record in records:
+            for outcome in self._outcomes(record):
+                self._records.labels(record.source, outcome).inc()
+                handled[outcome] += 1
+        unreadable = next((record.error for record in records if record.error is not None), None)
+        if unreadable is not None:
+            raise unreadable
+        return Handled(handled["enqueued"], handled["duplicate"], handled["ignored"])
+
+    def _outcomes(self, record: Record) -> list[str]:
+        if record.error is not None:
+            return ["unparseable"]
+        if record.image is None:
+            return ["ignored"]
+        bucket, key = split_s3(record.image.uri)
+        rules = [] if self._guard.holds_back(bucket, key) else [r for r in self._rules if r.matches(bucket, key)]
+        return [self._enqueue(record.image, rule) for rule in rules] or ["ignored"]
+
+    def _enqueue(self, image: ImageRef, rule: Rule) -> str:
+        job_id = _job_id(image, rule)
+        sent = self._producer.send(
+            [image],
+            rule.prompts,
+            output=rule.output.model_copy(update={"prefix": f"{rule.output.prefix}{job_id}/"}),
+            generation=rule.generation,
+            job_id=job_id,
+            lane=rule.lane,
+        )
+        log.info("event", rule=rule.name, job=job_id, image=image.uri, duplicate=sent.duplicate)
+        return "duplicate" if sent.duplicate else "enqueued"
+
+
+def _job_id(image: ImageRef, rule: Rule) -> str:
+    """The same for all events that tell of the same version of an object, under a rule that asks the same.
+
+    Where a bucket has versions, these tell objects apart, and else what is in them does.
+    """
+    asked = rule.model_dump_json(include={"prompts", "output", "generation"})
+    what = json.dumps([rule.name, asked, image.uri, image.version_id or image.etag])
+    return f"{rule.name}-{hashlib.sha256(what.encode()).hexdigest()[:32]}"
