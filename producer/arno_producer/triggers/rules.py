@@ -53,7 +53,7 @@ class Rule(WireModel):
         if not self.output.prefix.startswith("s3://"):
             return False
         bucket, key = split_s3(self.output.prefix)
-        return self.matches(bucket, f"{key}part-000000000.{self.output.format}")
+        return self.bucket == bucket and self.matches(bucket, f"{key}part-000000000.{self.output.format}")
 
 
 class LoopGuard:

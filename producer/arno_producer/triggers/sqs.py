@@ -6,8 +6,8 @@ dead-letter policy takes it away after a few deliveries.
 
 import json
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from threading import Event
+from concurrent.futures import Future, wait
+from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 import boto3
@@ -44,15 +44,22 @@ class SqsTrigger:
 
     def run(self) -> None:
         """Until it is to stop, and the messages in hand are done with."""
-        # An endless poll is left to itself at the end: what it would still bring comes again.
-        polls = ThreadPoolExecutor(1)
-        try:
-            while self._waiting.for_room():
-                messages = self._polled(polls.submit(self._receive))
-                done = [message for message in messages if self._handle(message)]
-                self._delete(done)
-        finally:
-            polls.shutdown(wait=False, cancel_futures=True)
+        while self._waiting.for_room():
+            messages = self._polled(self._poll())
+            self._delete([message for message in messages if self._handle(message)])
+
+    def _poll(self) -> "Future[list[MessageTypeDef]]":
+        """In a thread of its own, which is left to itself when this is to stop: what it still brings comes again."""
+        poll: Future[list[MessageTypeDef]] = Future()
+
+        def receive() -> None:
+            try:
+                poll.set_result(self._receive())
+            except BaseException as error:
+                poll.set_exception(error)
+
+        Thread(target=receive, name="poll", daemon=True).start()
+        return poll
 
     def _polled(self, poll: "Future[list[MessageTypeDef]]") -> "list[MessageTypeDef]":
         while not self._stopping.is_set():
