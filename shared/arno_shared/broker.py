@@ -4,6 +4,7 @@ How a message is taken, held and given back is `arno_shared.delivery`. What a wo
 itself is in `arno_workers`: `lease.py`, `watchdog.py`, `unreadable.py`.
 """
 
+from time import time
 from typing import Any
 from urllib.parse import quote
 
@@ -137,6 +138,8 @@ class Sender:
                     task_id=task_id,
                     # Naming the queue alone publishes through the default exchange, which needs no binding in Redis.
                     queue=lane.queue,
+                    # For whoever wants to know how long the oldest message has waited.
+                    headers={"sent_at": round(time(), 3)},
                     # What Flower shows; URIs may be presigned.
                     argsrepr=redact(repr(args)),
                     kwargsrepr=redact(repr(kwargs)),

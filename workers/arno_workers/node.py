@@ -10,6 +10,7 @@ from arno_shared.broker import Sender, queue_length
 from arno_shared.dead_letters import DeadLetter, DeadLetters
 from arno_shared.delivery.hands import Hands
 from arno_shared.errors import ArnoError
+from arno_shared.house_metrics import HouseCollector
 from arno_shared.ledger import Ledger
 from arno_shared.logs import get_logger
 from arno_shared.names import Lane, uploads_prefix
@@ -58,6 +59,7 @@ def run_node(settings: Settings, device: str, name: str) -> int:
 
     redis = connect(settings)
     metrics = WorkerMetrics()
+    metrics.registry.register(HouseCollector(settings))
     health = Health(settings.worker, vitals, house_checks(redis, store, settings.output_prefix), metrics.exposition)
     asked = ModelFacts(id=settings.worker.model, revision=settings.worker.revision, dtype=settings.worker.dtype)
     presence = Presence(redis, vitals, worker=worker, device=device, model=asked, health=health.start())

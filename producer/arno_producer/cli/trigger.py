@@ -190,6 +190,7 @@ def _run(rules: "tuple[Rule, ...]", run: Callable[["Trigger", "Producer", Event]
     from arno_producer.cli.connection import connect
     from arno_producer.triggers.trigger import Trigger
     from arno_shared import logs
+    from arno_shared.house_metrics import HouseCollector
 
     producer = connect()
     settings = producer.settings
@@ -197,6 +198,7 @@ def _run(rules: "tuple[Rule, ...]", run: Callable[["Trigger", "Producer", Event]
     log = logs.get_logger(__name__)
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
+    registry.register(HouseCollector(settings))
     stopping = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())

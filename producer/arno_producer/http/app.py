@@ -22,6 +22,7 @@ from arno_producer.http.problems import ProblemDocument, install, responses
 from arno_producer.http.tasks import tasks
 from arno_producer.triggers.rules import load_rules
 from arno_shared import __version__
+from arno_shared.house_metrics import HouseCollector
 
 _EVERYWHERE = responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
@@ -36,6 +37,7 @@ def door(producer: Producer, stopping: Callable[[], bool] = lambda: False) -> Fa
     """
     settings = producer.settings.http
     metrics = DoorMetrics()
+    metrics.registry.register(HouseCollector(producer.settings))
     rules = load_rules(settings.rules) if settings.rules else ()
 
     def max_bytes(path: str) -> int:
