@@ -20,6 +20,7 @@ from arno_shared.names import TASK_NAME, Lane, lists, queues
 from arno_shared.redis_client import RedisClient, redis_away
 from arno_shared.redis_url import Host, RedisUrl, parse_redis_url
 from arno_shared.settings import Settings
+from arno_shared.summary import summary_of
 from arno_shared.uris import redact
 
 
@@ -140,9 +141,9 @@ class Sender:
                     queue=lane.queue,
                     # For whoever wants to know how long the oldest message has waited.
                     headers={"sent_at": round(time(), 3)},
-                    # What Flower shows; URIs may be presigned.
-                    argsrepr=redact(repr(args)),
-                    kwargsrepr=redact(repr(kwargs)),
+                    # What Flower shows, and whoever else reads events: no URIs, which may be presigned.
+                    argsrepr="",
+                    kwargsrepr=str(summary_of(args, kwargs)),
                 )
         except OperationalError as error:
             raise HouseError(f"Redis cannot be used: {redact(str(error))}") from error

@@ -18,6 +18,7 @@ from arno_shared.logs import get_logger
 from arno_shared.messages import Chunk, Output, TaskMessage, parse_message, raw_message
 from arno_shared.names import check_job_id
 from arno_shared.settings import Settings
+from arno_shared.topic import Counts
 from arno_shared.uris import redact
 from arno_workers.chunk_run import ChunkRun, Item
 from arno_workers.delivery import Delivery
@@ -60,24 +61,26 @@ class Pipeline:
         self._together_times = settings.retries.max_deliveries // 2
         self._alone_times = settings.retries.max_deliveries - self._together_times
 
-    def handle(self, args: Sequence[Any], kwargs: Mapping[str, Any], delivery: Delivery) -> None:
-        """One message, from its arguments to the moment when it may be acknowledged. Raises Drained."""
+    def handle(self, args: Sequence[Any], kwargs: Mapping[str, Any], delivery: Delivery) -> str:
+        """One message, from its arguments to the moment when it may be acknowledged; what became of it, in a few words.
+        Raises Drained."""
         with self._vitals.chunk():
             try:
                 message = parse_message(args, kwargs)
-                self._handle(message, delivery)
+                return self._handle(message, delivery)
             except Drained:
                 self._metrics.ended("given_back")
                 raise
             except NewerSchema as error:
                 queue = delivery.lane.queue_for(error.version)
-                if not self._until_back(lambda: delivery.forward(queue), "Redis", delivery):
-                    self._file(error, args, kwargs, delivery)
+                if self._until_back(lambda: delivery.forward(queue), "Redis", delivery):
+                    return "left to newer workers"
+                return self._file(error, args, kwargs, delivery)
             except BaseException as error:
                 # An exception that reached Celery would be acknowledged, and its message lost.
-                self._file(error, args, kwargs, delivery)
+                return self._file(error, args, kwargs, delivery)
 
-    def _handle(self, message: TaskMessage, delivery: Delivery) -> None:
+    def _handle(self, message: TaskMessage, delivery: Delivery) -> str:
         job_id, output = self._job_of(message, delivery.message_id)
         index = message.index if message.job_id else 0
         token = secrets.token_hex(8)
@@ -98,32 +101,30 @@ class Pipeline:
         if begun.verdict is Verdict.PAUSED:
             if self._until_back(lambda: self._ledger.park(chunk, delivery.lane), "the ledger", delivery):
                 self._metrics.ended("parked")
-            else:
-                # Its job went on in between.
-                self._handle(message, delivery)
-            return
+                return "kept until its job goes on"
+            # Its job went on in between.
+            return self._handle(message, delivery)
         if begun.verdict is not Verdict.GO:
             log.info("chunk dropped", job=job_id, chunk=chunk.index, why=begun.verdict.value)
             self._metrics.ended("duplicate" if begun.verdict is Verdict.COMMITTED else "dropped")
-            return
+            return "done before" if begun.verdict is Verdict.COMMITTED else f"dropped: {begun.verdict.value}"
         try:
             if begun.times <= self._together_times:
-                self._run_together(chunk, delivery)
-            else:
-                self._run_alone(chunk, delivery, begun.times)
+                return self._run_together(chunk, delivery)
+            return self._run_alone(chunk, delivery, begun.times)
         except Drained:
             with suppress(HouseError):
                 self._ledger.hand_back(chunk, token)
             raise
         except BaseException as error:
-            self._bury(chunk, error, delivery)
+            return self._bury(chunk, error, delivery)
 
-    def _run_together(self, chunk: Chunk, delivery: Delivery) -> None:
+    def _run_together(self, chunk: Chunk, delivery: Delivery) -> str:
         with self._quarantine.together(self._wait_turn(delivery)):
             began_s = perf_counter()
-            self._finish(self._run(chunk, delivery), delivery, began_s)
+            return self._finish(self._run(chunk, delivery), delivery, began_s)
 
-    def _run_alone(self, chunk: Chunk, delivery: Delivery, times: int) -> None:
+    def _run_alone(self, chunk: Chunk, delivery: Delivery, times: int) -> str:
         """A chunk that workers may have died of: its images one at a time, and nothing else meanwhile."""
         log.warning("a suspect runs alone", job=chunk.job_id, chunk=chunk.index, times=times)
         with self._quarantine.alone(self._wait_turn(delivery)):
@@ -134,7 +135,7 @@ class Pipeline:
                 item.run, item.position = run, position
                 run.items[position] = item
             with self._suspected(chunk, "whole", delivery):
-                self._finish(run, delivery, began_s)
+                return self._finish(run, delivery, began_s)
 
     def _item_alone(self, run: ChunkRun, position: int, delivery: Delivery) -> Item:
         image = run.chunk.images[position]
@@ -167,7 +168,7 @@ class Pipeline:
             self._drain.check()
         return run
 
-    def _finish(self, run: ChunkRun, delivery: Delivery, began_s: float) -> None:
+    def _finish(self, run: ChunkRun, delivery: Delivery, began_s: float) -> str:
         """Raises StorageRefused or MissingExtra when the result object can never be written."""
         chunk = run.chunk
         settled = settle(run, self._engine, self._settings.retries.max_attempts, self._worker)
@@ -177,7 +178,7 @@ class Pipeline:
             # The same message came twice, and the other run had better luck: its rows must not be overwritten.
             log.info("chunk dropped", job=chunk.job_id, chunk=chunk.index, why="committed meanwhile")
             self._metrics.ended("duplicate")
-            return
+            return "done before"
         with self._timed("write"):
             uri, settled = self._until_back(lambda: self._writer.write(chunk, settled), "storage", delivery)
         result = outcome(chunk, settled, uri, delivery.lane, self._worker, self._settings)
@@ -196,6 +197,7 @@ class Pipeline:
             put_off=counts.put_off,
             seconds=round(perf_counter() - began_s, 3),
         )
+        return _in_words(counts, result.failed_by_code) if first else "done before"
 
     def _count(self, run: ChunkRun, settled: Settled, first: bool, seconds: float) -> None:
         self._metrics.passed_through(run.items)
@@ -224,7 +226,7 @@ class Pipeline:
             output = output.model_copy(update={"prefix": f"{output.prefix}{job_id}/"})
         return job_id, output
 
-    def _bury(self, chunk: Chunk, error: BaseException, delivery: Delivery) -> None:
+    def _bury(self, chunk: Chunk, error: BaseException, delivery: Delivery) -> str:
         code, reason = _describe(error)
         log.error("chunk given up", job=chunk.job_id, chunk=chunk.index, code=code, exc_info=error)
         letter = DeadLetter.of_chunk(
@@ -232,8 +234,9 @@ class Pipeline:
         )
         self._until_back(lambda: self._ledger.bury(chunk, letter), "the ledger", delivery)
         self._metrics.ended("buried")
+        return f"given up: {code}"
 
-    def _file(self, error: BaseException, args: Sequence[Any], kwargs: Mapping[str, Any], delivery: Delivery) -> None:
+    def _file(self, error: BaseException, args: Sequence[Any], kwargs: Mapping[str, Any], delivery: Delivery) -> str:
         code, reason = _describe(error)
         log.error("message given up", code=code, error=reason)
         letter = DeadLetter(
@@ -246,6 +249,7 @@ class Pipeline:
         )
         self._until_back(lambda: self._dead_letters.add(letter), "the dead letters", delivery)
         self._metrics.ended("filed")
+        return f"given up: {code}"
 
     def _wait_turn(self, delivery: Delivery) -> Callable[[], None]:
         def wait() -> None:
@@ -256,6 +260,15 @@ class Pipeline:
 
     def _until_back(self, call: Callable[[], T], what: str, delivery: Delivery) -> T:
         return until_back(call, what, self._drain, delivery.heard)
+
+
+def _in_words(counts: Counts, failed_by_code: Mapping[str, int]) -> str:
+    words = [f"{counts.ok} ok"]
+    if counts.failed:
+        words.append(f"{counts.failed} failed: {' '.join(sorted(failed_by_code))}")
+    if counts.put_off:
+        words.append(f"{counts.put_off} put off")
+    return ", ".join(words)
 
 
 def _job_id_from(message_id: str) -> str:

@@ -14,7 +14,7 @@ from celery.worker.request import Request
 from arno_shared.delivery.hands import Hands
 from arno_shared.logs import get_logger
 from arno_shared.names import TASK_NAME, lane_of_queue
-from arno_shared.uris import redact
+from arno_shared.summary import summary_of
 from arno_workers.delivery import Delivery
 from arno_workers.patience import Drained
 from arno_workers.pipeline import Pipeline
@@ -23,6 +23,7 @@ from arno_workers.vitals import Vitals
 log = get_logger(__name__)
 
 _LAST_RESORT_PAUSE_S = 1.0
+GIVEN_BACK = "given back"
 
 
 def register(app: Celery, pipeline: Pipeline, hands: Hands | None, vitals: Vitals) -> None:
@@ -30,36 +31,39 @@ def register(app: Celery, pipeline: Pipeline, hands: Hands | None, vitals: Vital
 
     # typing=False: any arguments are taken, so that wrong ones reach the dead letters and not the log alone.
     @app.task(name=TASK_NAME, bind=True, typing=False, Request=AnnotateRequest)  # type: ignore[untyped-decorator]
-    def annotate(self: Any, *args: Any, **kwargs: Any) -> None:
+    def annotate(self: Any, *args: Any, **kwargs: Any) -> str:
+        """What became of it, in a few words: Flower shows them."""
         request = self.request
         queue = str((request.delivery_info or {}).get("routing_key"))
         tag = str((request.properties or {}).get("delivery_tag"))
         delivery = Delivery(request.id, lane_of_queue(queue), tag, hands, vitals)
         if not delivery.begin():
-            return
+            return GIVEN_BACK
         try:
-            pipeline.handle(args, kwargs, delivery)
+            outcome = pipeline.handle(args, kwargs, delivery)
         except Drained:
             delivery.give_back()
+            return GIVEN_BACK
         except BaseException:
             # Not even the dead letters could be written: better done again than acknowledged and lost.
             log.exception("a message goes back to the queue", message_id=request.id)
             Event().wait(_LAST_RESORT_PAUSE_S)
             delivery.give_back(last=True)
-        else:
-            delivery.ack()
+            return GIVEN_BACK
+        delivery.ack()
+        return outcome
 
 
 class AnnotateRequest(Request):  # type: ignore[misc]
-    """Shows no secrets in task events: what a sender says of its arguments may hold presigned URLs."""
+    """Says in task events what a message asks, and not what its sender says of it, which may hold secrets."""
 
     @property
     def argsrepr(self) -> str:
-        return redact(str(super().argsrepr or ""))
+        return ""
 
     @property
     def kwargsrepr(self) -> str:
-        return redact(str(super().kwargsrepr or ""))
+        return str(summary_of(self.args or (), self.kwargs or {}))
 
     def revoked(self) -> bool:
         """Never: Celery drops what has expired, or was revoked, in silence. A job is stopped by `arno cancel`."""

@@ -105,7 +105,7 @@ def start_all(children: Children, ports: Ports, workers: int) -> None:
             sys.executable, "-m", "arno_workers.cli", "--device", "cpu", "--name", f"cpu{number}",
         ])
     children.start("flower", [
-        sys.executable, "-m", "celery", "-A", "arno_producer.demo.flower_app",
+        sys.executable, "-m", "celery", "-A", "arno_producer.flower_app",
         "flower", f"--address={_HOST}", f"--port={ports.flower}", "--read_only=True",
     ])
     # fmt: on
