@@ -8,6 +8,8 @@ WHAT ?= overhead
 MINUTES ?= 10
 SEED ?= 7
 SECONDS ?= 60
+# Tests wait more than they work.
+PROCESSES ?= 2
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -23,8 +25,8 @@ demo: $(INSTALLED) ## run the whole system on this machine
 	@exec $(BIN)/arno demo $(ARGS)
 
 # One thread: tests run beside each other's processes, and torch's threads on few cores only get in the way.
-test: $(INSTALLED) ## run the tests
-	@OMP_NUM_THREADS=1 exec $(BIN)/pytest $(ARGS)
+test: $(INSTALLED) ## run the tests, several at a time: PROCESSES=2
+	@OMP_NUM_THREADS=1 exec $(BIN)/pytest -n $(PROCESSES) $(ARGS)
 
 faults: $(INSTALLED) ## make everything fail that can, often, and count what is lost
 	@OMP_NUM_THREADS=1 exec $(BIN)/pytest tests/faults tests/shared/test_storage_faults.py --long --timeout 3600 $(ARGS)

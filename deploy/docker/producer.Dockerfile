@@ -10,7 +10,7 @@ ENV PIP_CONSTRAINT=/src/constraints.txt PIP_BUILD_CONSTRAINT=/src/constraints.tx
     PATH=/opt/arno/bin:$PATH
 RUN python -m venv /opt/arno
 COPY pyproject.toml constraints.txt deploy/docker/requirements.py ./
-RUN python requirements.py parquet flower > requirements.txt && pip install -r requirements.txt
+RUN python requirements.py parquet flower http > requirements.txt && pip install -r requirements.txt
 COPY README.md LICENSE ./
 COPY shared shared
 COPY producer producer

@@ -6,8 +6,8 @@ FLOWER_BASIC_AUTH=user:password celery -A arno_producer.flower_app flower --conf
 import ipaddress
 from typing import Any
 
+from flower.options import options
 from flower.views.tasks import TASK_COLUMNS
-from tornado.options import options
 
 from arno_shared.summary import Summary
 from arno_shared.uris import redact
