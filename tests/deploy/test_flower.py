@@ -92,6 +92,11 @@ def test_tasks_are_shown_in_words_and_without_secrets(
         for job in jobs:
             job.wait(60)
 
+        rows = (
+            "/tasks/datatable?draw=1&start=0&length=10&order[0][column]=0&order[0][dir]=asc&search[value]=state:SUCCESS"
+        )
+        eventually(lambda: get(f"{url}{rows}").json()["recordsFiltered"] == 3, "Flower has seen all tasks")
+
         def shown() -> str:
             return browser(f"{url}/tasks", tmp_path, "--dump-dom")
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from celery import Celery, signals
+from celery.events.dispatcher import EventDispatcher
 from celery.worker import state
 
 from arno_shared.broker import celery_app
@@ -18,9 +19,21 @@ from arno_workers.unreadable import FileLetter, consumer_class
 def worker_app(settings: Settings, worker: str, hands: Hands | None, file_letter: FileLetter) -> Celery:
     app = celery_app(settings, hands)
     app.conf.worker_consumer = consumer_class(file_letter, worker)
+    app.events.dispatcher_cls = UnbufferedDispatcher
     # Logging is configured before Celery starts; connecting to this signal is how it is told to leave it alone.
     signals.setup_logging.connect(_leave_logging_alone, weak=False)
     return app
+
+
+class UnbufferedDispatcher(EventDispatcher):  # type: ignore[misc]
+    """Sends each event by itself.
+
+    Finding: Celery gathers the events of tasks, sends them from its event loop and then empties the list, with what the
+    pool's threads have added meanwhile: of every few tasks, one stayed "started" for ever in Flower.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{**options, "buffer_group": None, "on_send_buffered": None})
 
 
 def run_worker(app: Celery, settings: Settings, worker: str, chunks: int, on_stop: Callable[[bool], None]) -> int:

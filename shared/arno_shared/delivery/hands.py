@@ -163,6 +163,10 @@ class Hands:
         with self._lock:
             return [tag for tag, held in self._held.items() if not held.begun]
 
+    def __json__(self) -> str:
+        """What kombu writes of it among a worker's transport options, when Flower asks for them."""
+        return self.worker
+
     def __len__(self) -> int:
         return len(self._held)
 
