@@ -12,6 +12,7 @@ from celery import Celery
 from kombu.entity import Exchange, Queue
 from kombu.exceptions import OperationalError
 
+from arno_shared import tracing
 from arno_shared.delivery.compatibility import check_kombu
 from arno_shared.delivery.hands import Hands, sweep_every_s
 from arno_shared.errors import HouseError
@@ -122,14 +123,28 @@ class Sender:
     def __init__(self, app: Celery) -> None:
         self._app = app
 
-    def send_chunk(self, chunk: Chunk, lane: Lane) -> None:
-        """Enqueues a chunk. Raises HouseError; the message may have arrived all the same, which is harmless."""
-        self.send_raw(lane, TASK_NAME, [], chunk.to_wire(), f"{chunk.job_id}.{chunk.index}.{chunk.attempt}")
+    def send_chunk(self, chunk: Chunk, lane: Lane, traceparent: str | None = None) -> None:
+        """Enqueues a chunk; `traceparent` is of the trace that it belongs to, by default the caller's own.
+
+        Raises HouseError; the message may have arrived all the same, which is harmless.
+        """
+        task_id = f"{chunk.job_id}.{chunk.index}.{chunk.attempt}"
+        with tracing.span(
+            "arno.send",
+            "producer",
+            parent=traceparent,
+            messaging__system="redis",
+            messaging__operation__type="send",
+            messaging__destination__name=lane.queue,
+            messaging__message__id=task_id,
+        ):
+            self.send_raw(lane, TASK_NAME, [], chunk.to_wire(), task_id)
 
     def send_raw(
         self, lane: Lane, task: str, args: list[Any], kwargs: dict[str, Any], task_id: str | None = None
     ) -> None:
         """Enqueues any arguments, as they are. Raises HouseError."""
+        own = tracing.traceparent()
         try:
             with redis_away():
                 self._app.send_task(
@@ -140,7 +155,7 @@ class Sender:
                     # Naming the queue alone publishes through the default exchange, which needs no binding in Redis.
                     queue=lane.queue,
                     # For whoever wants to know how long the oldest message has waited.
-                    headers={"sent_at": round(time(), 3)},
+                    headers={"sent_at": round(time(), 3), **({"traceparent": own} if own else {})},
                     # What Flower shows, and whoever else reads events: no URIs, which may be presigned.
                     argsrepr="",
                     kwargsrepr=str(summary_of(args, kwargs)),

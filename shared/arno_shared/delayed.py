@@ -18,6 +18,6 @@ def release_due(ledger: Ledger, sender: Sender) -> int:
     """
     due_messages = ledger.due()
     for due in due_messages:
-        sender.send_chunk(Chunk.model_validate(due.message), Lane(due.lane))
+        sender.send_chunk(Chunk.model_validate(due.message), Lane(due.lane), due.traceparent)
         ledger.sent(due)
     return len(due_messages)

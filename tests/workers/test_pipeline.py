@@ -79,7 +79,9 @@ class FakeEngine:
     def ask(self, prompt: Prompt, width: int, height: int, options: GenerationOptions) -> Ask:
         return Ask(f"{prompt.task} {width}x{height}", options.max_new_tokens or 64, options.num_beams or 3)
 
-    def submit(self, pixels: Pixels, asks: Sequence[Ask], lane: Lane, deliver: Deliver) -> None:
+    def submit(
+        self, pixels: Pixels, asks: Sequence[Ask], lane: Lane, deliver: Deliver, trace: str | None = None
+    ) -> None:
         self.asks += asks
         self.lanes.append(lane)
         deliver(Answered((self.answer,) * len(asks), wait_ms=1.0, model_ms=2.0))
@@ -307,7 +309,9 @@ class SilentEngine(FakeEngine):
         super().__init__()
         self.waiting: list[tuple[int, Deliver]] = []
 
-    def submit(self, pixels: Pixels, asks: Sequence[Ask], lane: Lane, deliver: Deliver) -> None:
+    def submit(
+        self, pixels: Pixels, asks: Sequence[Ask], lane: Lane, deliver: Deliver, trace: str | None = None
+    ) -> None:
         self.waiting.append((len(asks), deliver))
 
     def answer_all(self) -> None:

@@ -47,6 +47,8 @@ class ChunkRun:
     lane: Lane
     heard: Callable[[], None] = lambda: None
     """Called whenever there is a sign of life: an image settled, or waits for the house."""
+    trace: str | None = None
+    """The traceparent of the span that its images run in."""
     items: list[Item] = field(init=False)
     settled: Event = field(default_factory=Event)
     _unsettled: int = field(init=False)
@@ -55,6 +57,16 @@ class ChunkRun:
     def __post_init__(self) -> None:
         self.items = [Item(self, position) for position in range(len(self.chunk.images))]
         self._unsettled = len(self.items)
+
+    def spent_ms(self) -> dict[str, float]:
+        """What its images spent in each stage, together, as attributes of a span."""
+        answered = [item.answered for item in self.items if item.answered]
+        return {
+            "arno__fetch_ms": round(sum(item.fetch_ms for item in self.items), 2),
+            "arno__decode_ms": round(sum(item.decode_ms for item in self.items), 2),
+            "arno__wait_ms": round(sum(one.wait_ms for one in answered), 2),
+            "arno__model_ms": round(sum(one.model_ms for one in answered), 2),
+        }
 
     def settled_one(self) -> None:
         self.heard()

@@ -79,7 +79,7 @@ class Intake:
         asks = [self._engine.ask(prompt, picture.width, picture.height, chunk.generation) for prompt in chunk.prompts]
         pixels = self._engine.prepare(picture.image)
         item.decode_ms = (perf_counter() - began_s) * 1000
-        self._engine.submit(pixels, asks, item.run.lane, item.settle)
+        self._engine.submit(pixels, asks, item.run.lane, item.settle, item.run.trace)
 
     @contextmanager
     def _settling(self, item: Item) -> Iterator[None]:

@@ -6,6 +6,7 @@ import socket
 from math import ceil
 from threading import Event
 
+from arno_shared import tracing
 from arno_shared.broker import Sender, queue_length
 from arno_shared.dead_letters import DeadLetter, DeadLetters
 from arno_shared.delivery.hands import Hands
@@ -46,6 +47,7 @@ def run_node(settings: Settings, device: str, name: str) -> int:
     Raises ModelUnusable, MissingExtra, IncompatibleKombu, InvalidRequest (a port that cannot be had).
     """
     worker = f"{name}@{socket.gethostname()}"
+    tracing.configure("arno-worker")
     vitals = Vitals()
     store = ObjectStore(connections=settings.worker.fetch_threads)
     drain = Drain(settings.worker.drain_s)
@@ -112,6 +114,7 @@ def run_node(settings: Settings, device: str, name: str) -> int:
     finally:
         presence.stop()
         health.stop()
+        tracing.stop()
         log.info("worker stopped", worker=worker, device_busy_s=round(engine.busy_s, 3))
 
 

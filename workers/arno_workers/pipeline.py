@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from time import perf_counter
 from typing import Any, TypeVar
 
+from arno_shared import tracing
 from arno_shared.dead_letters import DeadLetter, DeadLetters, LetterKind
 from arno_shared.errors import ArnoError, HouseError, InternalError, NewerSchema, WorkerLost
 from arno_shared.ledger import Ledger, Suspect, Verdict
@@ -162,11 +163,23 @@ class Pipeline:
         self._until_back(lambda: self._ledger.acquit(chunk, what), "the ledger", delivery)
 
     def _run(self, chunk: Chunk, delivery: Delivery) -> ChunkRun:
-        run = ChunkRun(chunk, delivery.lane, delivery.heard)
+        with tracing.span(
+            "arno.images",
+            arno__job=chunk.job_id,
+            arno__chunk=chunk.index,
+            arno__attempt=chunk.attempt,
+            arno__images=len(chunk.images),
+        ) as span:
+            run = ChunkRun(chunk, delivery.lane, delivery.heard, trace=tracing.traceparent())
+            self._settle(run)
+            span.say(**run.spent_ms())
+        return run
+
+    def _settle(self, run: ChunkRun) -> None:
+        """Until every image of it has come to an end. Raises Drained."""
         self._intake.add(run)
         while not run.settled.wait(timeout=1.0):
             self._drain.check()
-        return run
 
     def _finish(self, run: ChunkRun, delivery: Delivery, began_s: float) -> str:
         """Raises StorageRefused or MissingExtra when the result object can never be written."""
@@ -215,7 +228,8 @@ class Pipeline:
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
         began_s = perf_counter()
-        yield
+        with tracing.span(f"arno.{stage}"):
+            yield
         self._metrics.staged(stage, perf_counter() - began_s)
 
     def _job_of(self, message: TaskMessage, message_id: str) -> tuple[str, Output]:

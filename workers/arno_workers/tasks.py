@@ -5,12 +5,14 @@ same, because Redis has no dead-letter exchange. MemoryError and SystemExit cost
 nothing is raised.
 """
 
+from collections.abc import Mapping, Sequence
 from threading import Event
 from typing import Any
 
 from celery import Celery
 from celery.worker.request import Request
 
+from arno_shared import tracing
 from arno_shared.delivery.hands import Hands
 from arno_shared.logs import get_logger
 from arno_shared.names import TASK_NAME, lane_of_queue
@@ -39,19 +41,35 @@ def register(app: Celery, pipeline: Pipeline, hands: Hands | None, vitals: Vital
         delivery = Delivery(request.id, lane_of_queue(queue), tag, hands, vitals)
         if not delivery.begin():
             return GIVEN_BACK
-        try:
-            outcome = pipeline.handle(args, kwargs, delivery)
-        except Drained:
-            delivery.give_back()
-            return GIVEN_BACK
-        except BaseException:
-            # Not even the dead letters could be written: better done again than acknowledged and lost.
-            log.exception("a message goes back to the queue", message_id=request.id)
-            Event().wait(_LAST_RESORT_PAUSE_S)
-            delivery.give_back(last=True)
-            return GIVEN_BACK
-        delivery.ack()
+        with tracing.span(
+            TASK_NAME,
+            "consumer",
+            parent=request.get("traceparent"),
+            messaging__system="redis",
+            messaging__operation__type="process",
+            messaging__destination__name=queue,
+            messaging__message__id=str(request.id),
+        ) as span:
+            outcome = handled(pipeline, args, kwargs, delivery)
+            span.say(arno__outcome=outcome)
         return outcome
+
+
+def handled(pipeline: Pipeline, args: Sequence[Any], kwargs: Mapping[str, Any], delivery: Delivery) -> str:
+    """Acknowledges the message or gives it back; what became of it."""
+    try:
+        outcome = pipeline.handle(args, kwargs, delivery)
+    except Drained:
+        delivery.give_back()
+        return GIVEN_BACK
+    except BaseException:
+        # Not even the dead letters could be written: better done again than acknowledged and lost.
+        log.exception("a message goes back to the queue", message_id=delivery.message_id)
+        Event().wait(_LAST_RESORT_PAUSE_S)
+        delivery.give_back(last=True)
+        return GIVEN_BACK
+    delivery.ack()
+    return outcome
 
 
 class AnnotateRequest(Request):  # type: ignore[misc]

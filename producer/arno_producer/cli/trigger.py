@@ -189,7 +189,7 @@ def _run(rules: "tuple[Rule, ...]", run: Callable[["Trigger", "Producer", Event]
 
     from arno_producer.cli.connection import connect
     from arno_producer.triggers.trigger import Trigger
-    from arno_shared import logs
+    from arno_shared import logs, tracing
     from arno_shared.house_metrics import HouseCollector
 
     producer = connect()
@@ -199,6 +199,7 @@ def _run(rules: "tuple[Rule, ...]", run: Callable[["Trigger", "Producer", Event]
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     registry.register(HouseCollector(settings))
+    tracing.configure("arno-trigger")
     stopping = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
@@ -215,5 +216,6 @@ def _run(rules: "tuple[Rule, ...]", run: Callable[["Trigger", "Producer", Event]
         log.info("trigger starts", rules=[rule.name for rule in rules], metrics=f"{host}:{server.server_port}")
         run(trigger, producer, stopping)
     finally:
+        tracing.stop()
         server.shutdown()
         log.info("trigger stopped")

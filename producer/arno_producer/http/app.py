@@ -20,6 +20,7 @@ from arno_producer.http.metrics import DoorMetrics, Measured
 from arno_producer.http.probes import probes
 from arno_producer.http.problems import ProblemDocument, install, responses
 from arno_producer.http.tasks import tasks
+from arno_producer.http.traced import Traced
 from arno_producer.triggers.rules import load_rules
 from arno_shared import __version__
 from arno_shared.house_metrics import HouseCollector
@@ -44,7 +45,7 @@ def door(producer: Producer, stopping: Callable[[], bool] = lambda: False) -> Fa
         uploads = path == annotate_module.PATH
         return settings.max_upload_bytes + _FORM_BYTES if uploads else settings.max_body_bytes
 
-    middleware = [Middleware(Measured, metrics=metrics)]
+    middleware = [Middleware(Measured, metrics=metrics), Middleware(Traced)]
     if settings.cors_origins:
         middleware.append(
             Middleware(

@@ -9,6 +9,7 @@ import uvicorn
 
 from arno_producer.client import Producer
 from arno_producer.http.app import door
+from arno_shared import tracing
 from arno_shared.errors import InvalidRequest
 from arno_shared.logs import get_logger
 
@@ -45,8 +46,10 @@ def serve(producer: Producer) -> None:
     # uvicorn sends itself the signal again once it has ended, which is no reason to end otherwise than well.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
+    tracing.configure("arno-serve")
     with _bound(settings.host, settings.port) as listener:
         server.run([listener])
+    tracing.stop()
     log.info("the door is closed")
 
 

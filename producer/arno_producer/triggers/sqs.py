@@ -16,6 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from arno_producer.client import Producer
 from arno_producer.triggers.trigger import Trigger
 from arno_producer.triggers.waiting import Waiting
+from arno_shared import tracing
 from arno_shared.errors import AccessDenied, HouseError, InvalidRequest
 from arno_shared.logs import get_logger
 from arno_shared.names import Lane
@@ -74,7 +75,13 @@ class SqsTrigger:
         return []
 
     def _receive(self) -> "list[MessageTypeDef]":
-        answer = self._sqs.receive_message(QueueUrl=self._url, MaxNumberOfMessages=_BATCH, WaitTimeSeconds=_LONG_POLL_S)
+        answer = self._sqs.receive_message(
+            QueueUrl=self._url,
+            MaxNumberOfMessages=_BATCH,
+            WaitTimeSeconds=_LONG_POLL_S,
+            MessageAttributeNames=["traceparent"],
+            MessageSystemAttributeNames=["AWSTraceHeader"],
+        )
         return answer.get("Messages", [])
 
     def _handle(self, message: "MessageTypeDef") -> bool:
@@ -86,7 +93,8 @@ class SqsTrigger:
             log.warning("a message is left to its queue", message_id=message_id, error="its body is not JSON")
             return False
         try:
-            return self._waiting.until_taken(lambda: self._trigger.handle(event))
+            with tracing.span("arno.event", "consumer", parent=parent_of(message), messaging__system="aws_sqs"):
+                return self._waiting.until_taken(lambda: self._trigger.handle(event))
         except InvalidRequest as error:
             log.warning("a message is left to its queue", message_id=message_id, error=str(error))
             return False
@@ -119,3 +127,10 @@ class SqsTrigger:
         except BotoCoreError as error:
             raise HouseError(f"SQS cannot be used: {error}") from error
         return url
+
+
+def parent_of(message: "MessageTypeDef") -> str | None:
+    """The trace that a message is in: a sender's own `traceparent`, or what AWS hands on."""
+    attributes = message.get("MessageAttributes")
+    given = attributes["traceparent"].get("StringValue") if attributes and "traceparent" in attributes else None
+    return given or tracing.of_x_ray(message.get("Attributes", {}).get("AWSTraceHeader", ""))

@@ -9,6 +9,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Literal, TypeAlias
 
+from arno_shared import tracing
 from arno_shared.dead_letters import DeadLetter, FiledLetter, LetterKind
 from arno_shared.errors import JobConflict, JobNotFound
 from arno_shared.ledger.status import JobState, JobStatus
@@ -348,6 +349,8 @@ class DueMessage:
     member: str
     lane: str
     message: dict[str, Any]
+    traceparent: str | None = None
+    """Of the attempt that it follows, where that was traced."""
 
 
 def indices_of(bits: bytes, first: int) -> Iterator[int]:
@@ -363,7 +366,10 @@ def _script(name: str) -> str:
 
 
 def _delayed_message(chunk: Chunk, lane: Lane) -> str:
-    return json.dumps({"lane": lane.value, "message": chunk.to_wire()}, ensure_ascii=False)
+    message: dict[str, Any] = {"lane": lane.value, "message": chunk.to_wire()}
+    if own := tracing.traceparent():
+        message["traceparent"] = own
+    return json.dumps(message, ensure_ascii=False)
 
 
 def _begun_field(chunk: Chunk, what: Suspect | None) -> str:

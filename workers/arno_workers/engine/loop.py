@@ -8,6 +8,7 @@ from time import perf_counter
 
 from PIL.Image import Image
 
+from arno_shared import tracing
 from arno_shared.errors import ItemError, ModelFailed
 from arno_shared.logs import get_logger
 from arno_shared.messages import GenerationOptions, Prompt
@@ -15,7 +16,7 @@ from arno_shared.names import Lane
 from arno_shared.results import Generation, ModelFacts
 from arno_workers.engine import Answer, Answered, Ask, Deliver, Load, Parsed, Pixels
 from arno_workers.engine.replica import Replica
-from arno_workers.engine.scheduler import Picture, Request, Scheduler
+from arno_workers.engine.scheduler import Picture, Request, Scheduler, Work
 from arno_workers.handover import Handover
 
 log = get_logger(__name__)
@@ -30,6 +31,7 @@ class _Owner:
 
     deliver: Deliver
     submitted_s: float
+    trace: str | None = None
     began_s: float = 0.0
 
 
@@ -83,8 +85,10 @@ class EngineLoop:
     def ask(self, prompt: Prompt, width: int, height: int, options: GenerationOptions) -> Ask:
         return self._replica.ask(prompt, width, height, options)
 
-    def submit(self, pixels: Pixels, asks: Sequence[Ask], lane: Lane, deliver: Deliver) -> None:
-        picture = Picture(pixels, lane, _Owner(deliver, perf_counter()))
+    def submit(
+        self, pixels: Pixels, asks: Sequence[Ask], lane: Lane, deliver: Deliver, trace: str | None = None
+    ) -> None:
+        picture = Picture(pixels, lane, _Owner(deliver, perf_counter(), trace))
         picture.requests = [
             Request(picture, self._replica.prompt_ids(ask.sentence), ask.num_beams, ask.max_new_tokens) for ask in asks
         ]
@@ -143,11 +147,18 @@ class EngineLoop:
         work = scheduler.schedule()
         if work.vision:
             self._begin(work.vision)
-        for request, answer in self._replica.run(work):
+        for request, answer in self._run_work(work):
             request.answer = answer
             if (picture := scheduler.retire(request)) is not None:
                 self._deliver(picture)
         self.busy_s += perf_counter() - began_s
+
+    def _run_work(self, work: Work) -> Sequence[tuple[Request, Answer | None]]:
+        if not (work.vision and tracing.is_on()):
+            return self._replica.run(work)
+        traces = dict.fromkeys(picture.owner.trace for picture in work.vision if picture.owner.trace)
+        with tracing.span("arno.batch", links=traces, arno__images=len(work.vision)):
+            return self._replica.run(work)
 
     def _begin(self, pictures: Sequence[Picture]) -> None:
         self._inbox.wake()
