@@ -31,7 +31,8 @@ class Gate:
         self._tokens = [token.get_secret_value().encode() for token in settings.tokens]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or scope["method"] == "OPTIONS":
+        # HEAD says no more than that there is a door: MinIO looks for it before it sends.
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or scope["method"] in ("OPTIONS", "HEAD"):
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter
 from arno_producer.client import Producer
 from arno_producer.sources.events import SOURCES, UNKNOWN_SOURCE, Record, records_of
 from arno_producer.triggers.rules import LoopGuard, Rule
-from arno_shared.errors import InvalidRequest
+from arno_shared.errors import InvalidRequest, JobConflict
 from arno_shared.logs import get_logger
 from arno_shared.messages import ImageRef
 from arno_shared.uris import split_s3
@@ -80,16 +80,20 @@ class Trigger:
 
     def _enqueue(self, image: ImageRef, rule: Rule) -> str:
         job_id = _job_id(image, rule)
-        sent = self._producer.send(
-            [image],
-            rule.prompts,
-            output=rule.output.model_copy(update={"prefix": f"{rule.output.prefix}{job_id}/"}),
-            generation=rule.generation,
-            job_id=job_id,
-            lane=rule.lane,
-        )
-        log.info("event", rule=rule.name, job=job_id, image=image.uri, duplicate=sent.duplicate)
-        return "duplicate" if sent.duplicate else "enqueued"
+        try:
+            duplicate = self._producer.send(
+                [image],
+                rule.prompts,
+                output=rule.output.model_copy(update={"prefix": f"{rule.output.prefix}{job_id}/"}),
+                generation=rule.generation,
+                job_id=job_id,
+                lane=rule.lane,
+            ).duplicate
+        except JobConflict:
+            # Told of by senders of which one says more than the other: the ETag beside the version, for example.
+            duplicate = True
+        log.info("event", rule=rule.name, job=job_id, image=image.uri, duplicate=duplicate)
+        return "duplicate" if duplicate else "enqueued"
 
 
 def _job_id(image: ImageRef, rule: Rule) -> str:

@@ -19,6 +19,7 @@ def test_without_its_token_nobody_comes_in(open_door: Open, header: str | None) 
         assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
         assert answer.json()["type"] == "urn:arno:problem:unauthorized"
     assert client.get("/healthz").status_code == 200
+    assert client.head("/v1/events/s3").status_code == 200
     assert "arno_http_requests_total" in client.get("/metrics").text
 
 

@@ -65,6 +65,15 @@ def test_another_version_or_object_is_other_work(trigger: Callable[..., Trigger]
     assert once.handle(changed("aws", path, value)).enqueued == 1
 
 
+def test_the_same_version_is_the_same_work_whoever_tells_of_it(trigger: Callable[..., Trigger], hand: Hand) -> None:
+    once = trigger()
+    whole = event("eventbridge")
+    once.handle(whole)
+    whole["detail"]["object"].pop("etag", None)
+    assert once.handle(whole) == Handled(0, 1, 0)
+    assert len(hand.take_all()) == 1
+
+
 def test_every_rule_that_matches_has_its_own_work(trigger: Callable[..., Trigger], hand: Hand) -> None:
     rules = (
         rule(name="all"),
