@@ -48,6 +48,7 @@ def expressions() -> Iterator[tuple[str, str]]:
 
 def test_every_expression_is_one(tmp_path: Path) -> None:
     promtool("check", "rules", str(ALERTS))
+    promtool("test", "rules", str(ALERTS.with_name("alerts.test.yml")))
     promtool("check", "config", str(ROOT / "deploy" / "prometheus" / "prometheus.yml"))
     rules = [{"record": f"charted:{number}", "expr": expr} for number, (_, expr) in enumerate(expressions())]
     assert len(rules) > 30
