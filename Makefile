@@ -29,7 +29,7 @@ test: $(INSTALLED) ## run the tests, several at a time: PROCESSES=2
 	@OMP_NUM_THREADS=1 exec $(BIN)/pytest -n $(PROCESSES) $(ARGS)
 
 faults: $(INSTALLED) ## make everything fail that can, often, and count what is lost
-	@OMP_NUM_THREADS=1 exec $(BIN)/pytest tests/faults tests/shared/test_storage_faults.py --long --timeout 3600 $(ARGS)
+	@OMP_NUM_THREADS=1 exec $(BIN)/pytest tests/faults tests/shared/storage/test_storage_faults.py --long --timeout 3600 $(ARGS)
 
 soak: $(INSTALLED) ## random faults for MINUTES=10, then count everything
 	@OMP_NUM_THREADS=1 exec $(BIN)/python -m tests.faults.soak --minutes $(MINUTES) --seed $(SEED)

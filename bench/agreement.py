@@ -22,7 +22,7 @@ from arno_shared.messages import GenerationOptions, Prompt
 from arno_shared.scenes import Scene, draw, make_scene, matches
 from arno_shared.settings import WorkerSettings
 from arno_shared.storage import ObjectStore
-from arno_workers.decode import decode
+from arno_workers.decode.picture import decode
 from arno_workers.engine.florence import FlorenceReplica
 from arno_workers.engine.locate import locate
 from arno_workers.engine.scheduler import Request

@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import CLIPImageProcessorPil
 
-from arno_workers.decode import decode
+from arno_workers.decode.picture import decode
 from arno_workers.engine.pixels import PixelRecipe
 
 SIZES = {"12 MP": (4000, 3000), "2 MP": (1632, 1224), "0.3 MP": (640, 480)}

@@ -55,7 +55,7 @@ def jpeg(seed: int) -> bytes:
 
 def measure_engine(images: int, worker: WorkerSettings) -> Measured:
     """In this process; call it in one that does nothing else."""
-    from arno_workers.decode import decode
+    from arno_workers.decode.picture import decode
     from arno_workers.engine.start import start_engine
 
     engine = start_engine(worker, "cpu", ObjectStore(), lambda: os._exit(1))

@@ -15,11 +15,7 @@ BIN = Path(sys.executable).parent
 PACKAGES = [ROOT / "shared/arno_shared", ROOT / "producer/arno_producer", ROOT / "workers/arno_workers"]
 
 MODELS = ("workers/arno_workers/engine/", "workers/arno_workers/tiny/")
-CELERY = (
-    "shared/arno_shared/broker.py",
-    "shared/arno_shared/delivery/",
-    *(f"workers/arno_workers/{name}.py" for name in ("app", "delivery", "tasks", "unreadable")),
-)
+CELERY = ("shared/arno_shared/broker.py", "shared/arno_shared/delivery/", "workers/arno_workers/consumer/")
 ALLOWED = {
     "torch": MODELS,
     "transformers": MODELS,
@@ -33,6 +29,28 @@ ALLOWED = {
     "workers": (),
 }
 """For each package that not everyone may import: where it may be."""
+
+ARROWS = {
+    "cli": {"devices", "node"},
+    "node": {"consumer", "engine", "fetch", "health", "pipeline"},
+    "consumer": {"health", "pipeline"},
+    "pipeline": {"decode", "engine", "fetch", "handover", "health"},
+    "tiny": {"engine"},
+    "engine": {"handover"},
+    "fetch": set(),
+    "decode": set(),
+    "health": set(),
+    "devices": set(),
+    "handover": set(),
+}
+"""For each room of the worker, from the top down: which others it imports."""
+
+ENGINE_DOORS = {
+    "node": {"arno_workers.engine", "arno_workers.engine.start"},
+    "pipeline": {"arno_workers.engine"},
+    "tiny": {"arno_workers.engine.locate"},
+}
+"""What each room knows of the engine; of another room, it may know any file."""
 
 
 def sources() -> list[Path]:
@@ -118,6 +136,97 @@ def test_ruff_catches_a_forbidden_import(place: str, line: str, tmp_path: Path) 
     )
     assert done.returncode == 1, done.stderr
     assert re.search(r"planted\.py:3:\d+: TID251", done.stdout), done.stdout
+
+
+def worker_imports() -> Iterator[tuple[str, str]]:
+    """Each import between rooms of the worker: the room, and the module that it imports."""
+    top = ROOT / "workers/arno_workers"
+    for file in sorted(top.rglob("*.py")):
+        room = file.relative_to(top).parts[0].removesuffix(".py")
+        for module in imported_modules(ast.parse(file.read_text())):
+            package, _, rest = module.partition(".")
+            if package == "arno_workers" and rest.partition(".")[0] != room:
+                yield room, module
+
+
+def imported_modules(tree: ast.AST) -> Iterator[str]:
+    """Full names, wherever in the module; `from arno_workers import x` names `arno_workers.x`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module == "arno_workers":
+            yield from (f"arno_workers.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield str(node.module)
+
+
+def docstring(file: Path) -> str:
+    return ast.get_docstring(ast.parse(file.read_text())) or ""
+
+
+def test_every_room_of_the_worker_stands_in_the_table() -> None:
+    top = ROOT / "workers/arno_workers"
+    files = {file.stem for file in top.glob("*.py") if file.name != "__init__.py"}
+    folders = {file.parent.name for file in top.glob("*/__init__.py")}
+    assert files | folders == set(ARROWS)
+
+
+def test_a_room_of_the_worker_imports_what_the_table_says() -> None:
+    found: dict[str, set[str]] = {room: set() for room in ARROWS}
+    for room, module in worker_imports():
+        if room != "__init__":
+            found[room].add(module.split(".")[1])
+    assert found == ARROWS
+
+
+def test_arrows_between_rooms_of_the_worker_only_run_down() -> None:
+    order = list(ARROWS)
+    assert [(room, below) for room in ARROWS for below in ARROWS[room] if order.index(below) <= order.index(room)] == []
+
+
+def test_the_engine_is_entered_by_its_doors() -> None:
+    found: dict[str, set[str]] = {}
+    for room, module in worker_imports():
+        if module.startswith("arno_workers.engine"):
+            found.setdefault(room, set()).add(module)
+    assert found == ENGINE_DOORS
+
+
+def test_a_room_of_the_worker_says_what_it_is_for() -> None:
+    rooms = [ROOT / "workers/arno_workers" / room / "__init__.py" for room in ARROWS]
+    silent = [
+        relative(file)
+        for file in rooms
+        if file.exists() and "\n" not in str(ast.get_docstring(ast.parse(file.read_text())))
+    ]
+    assert not silent
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.parent.name)
+def test_tests_mirror_the_code(package: Path) -> None:
+    """`test_<module>.py`, or `test_<module>_<what>.py` for a part of it, lies where the module does; `test_<room>.py`,
+    about a room as a whole, lies in the room."""
+    tests = ROOT / "tests" / package.parent.name
+    astray = []
+    for file in sorted(tests.rglob("test_*.py")):
+        room = package / file.parent.relative_to(tests)
+        modules = {one.stem for one in room.glob("*.py")} | {one.parent.name for one in room.glob("*/__init__.py")}
+        name = file.stem.removeprefix("test_")
+        if not any(name == module or name.startswith(f"{module}_") for module in {*modules, room.name}):
+            astray.append(relative(file))
+    assert not astray
+
+
+def test_files_that_documents_name_are_there() -> None:
+    files = {relative(file) for file in project_files()}
+    documents = [ROOT / name for name in files if name.endswith(".md") and name != "CHANGELOG.md"]
+    missing = [
+        f"{relative(document)}: {named}"
+        for document in documents
+        for named in re.findall(r"[\w./-]*\w\.(?:py|lua)\b", document.read_text())
+        if not any(f"/{file}".endswith(f"/{named.lstrip('./')}") for file in files)
+    ]
+    assert not missing
 
 
 def test_redis_keys_are_named_in_one_file() -> None:

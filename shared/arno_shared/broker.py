@@ -1,7 +1,7 @@
 """Celery and kombu, configured in this one file; every setting with its reason.
 
 How a message is taken, held and given back is `arno_shared.delivery`. What a worker does about its lease and about
-itself is in `arno_workers`: `lease.py`, `watchdog.py`, `unreadable.py`.
+itself is in `arno_workers`: `consumer/lease.py`, `consumer/unreadable.py`, `health/watchdog.py`.
 """
 
 from time import time

@@ -14,7 +14,7 @@ from tests.acceptance.arno_worker import ArnoWorker, eventually
 from tests.acceptance.collector import Collector, collector
 from tests.acceptance.test_http import open_door
 from tests.acceptance.test_trigger import Cloud, cloud, trigger
-from tests.producer.test_events import changed
+from tests.producer.sources.test_events import changed
 
 __all__ = ["cloud"]
 

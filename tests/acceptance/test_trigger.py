@@ -22,7 +22,7 @@ from arno_shared.parts import decode_part
 from arno_shared.results import ResultRow
 from arno_shared.settings import Settings
 from tests.acceptance.arno_worker import ArnoWorker, eventually, logged_lines
-from tests.producer.test_events import event
+from tests.producer.sources.test_events import event
 from tests.servers import make_bucket
 
 ODD_KEY = "dir x/a b+c é.jpg"

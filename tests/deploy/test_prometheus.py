@@ -19,7 +19,7 @@ from arno_producer.http.app import door
 from arno_shared.presence import workers
 from arno_shared.settings import HttpSettings
 from tests.acceptance.arno_worker import ROOT, ArnoWorker
-from tests.producer.test_events import event
+from tests.producer.sources.test_events import event
 
 DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "arno.json").read_text())
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"

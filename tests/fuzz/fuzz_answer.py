@@ -16,11 +16,11 @@ from arno_shared.prompts import TASKS, Takes
 from arno_shared.prompts import Answer as Shape
 from arno_shared.results import ResultRow
 from arno_shared.settings import WorkerSettings
-from arno_workers.chunk_run import ChunkRun
 from arno_workers.engine import Answer, Answered
 from arno_workers.engine.florence import FlorenceReplica
 from arno_workers.engine.locate import BUNDLED, Located
-from arno_workers.rows import settle
+from arno_workers.pipeline.chunk_run import ChunkRun
+from arno_workers.pipeline.rows import settle
 
 TOKENS = tuple(TASKS)
 SIZES = ((640, 480), (1, 1), (3, 5000), (99_999_999, 1))

@@ -9,7 +9,7 @@ from arno_shared.errors import InvalidRequest
 from arno_shared.messages import ImageRef
 from arno_shared.uris import scheme_of
 
-_EVENTS = Path(__file__).parent.parent / "producer" / "events"
+_EVENTS = Path(__file__).parent.parent / "producer" / "sources" / "events"
 
 SEEDS: list[bytes] = [b"".join(path.read_bytes().split(b"\n")) for path in sorted(_EVENTS.iterdir())]
 

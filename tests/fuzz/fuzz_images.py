@@ -1,7 +1,7 @@
 """Bytes that are to be an image: a picture or an ItemError comes out, and nothing else."""
 
 from arno_shared.errors import ItemError
-from arno_workers.decode import FORMATS, decode
+from arno_workers.decode.picture import FORMATS, decode
 from tests.zoo.seeds import seeds
 
 SEEDS: list[bytes] = seeds()

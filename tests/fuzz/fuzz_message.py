@@ -15,9 +15,9 @@ from arno_shared.messages import Chunk, Output, TaskMessage, parse_message, raw_
 from arno_shared.names import Lane
 from arno_shared.parts import decode_part, encode_part
 from arno_shared.results import ResultRow
-from arno_workers.chunk_run import ChunkRun
 from arno_workers.engine.null import NullReplica
-from arno_workers.rows import settle
+from arno_workers.pipeline.chunk_run import ChunkRun
+from arno_workers.pipeline.rows import settle
 
 _LONGEST_REFUSAL_CHARS = 10_000
 

@@ -14,7 +14,7 @@ from PIL import Image
 from arno_shared.errors import ItemError
 from arno_shared.ledger import JobState
 from arno_shared.results import ResultRow, Status
-from arno_workers.decode import decode
+from arno_workers.decode.picture import decode
 from tests.zoo.make import make, specimens
 from tests.zoo.specimens.build import quarters
 from tests.zoo.witness import SCALED_TO, outcome

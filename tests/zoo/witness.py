@@ -11,7 +11,7 @@ from pathlib import Path
 
 from arno_shared.errors import ItemError
 from arno_shared.settings import LimitSettings
-from arno_workers.decode import decode
+from arno_workers.decode.picture import decode
 
 SCALED_TO = (8, 8)
 """Smaller than all that is sound in the zoo, so that JPEGs are scaled."""

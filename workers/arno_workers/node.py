@@ -19,24 +19,24 @@ from arno_shared.redis_client import RedisClient, connect
 from arno_shared.results import ModelFacts
 from arno_shared.settings import Settings
 from arno_shared.storage import ObjectStore
-from arno_workers.app import run_worker, worker_app
-from arno_workers.checks import house_checks
+from arno_workers.consumer.app import run_worker, worker_app
+from arno_workers.consumer.lease import keep_leases
+from arno_workers.consumer.releaser import keep_releasing
+from arno_workers.consumer.tasks import register
 from arno_workers.engine import Engine
 from arno_workers.engine.start import start_engine
 from arno_workers.fetch.reader import ImageReader
-from arno_workers.health import Health
-from arno_workers.intake import Intake
-from arno_workers.lease import keep_leases
-from arno_workers.metrics import WorkerMetrics
-from arno_workers.patience import Drain, until_back
-from arno_workers.pipeline import Pipeline
-from arno_workers.presence import Presence
-from arno_workers.releaser import keep_releasing
-from arno_workers.result_writer import ResultWriter
-from arno_workers.spot import watch_for_notice
-from arno_workers.tasks import register
-from arno_workers.vitals import Phase, Vitals
-from arno_workers.watchdog import Watchdog
+from arno_workers.health.checks import house_checks
+from arno_workers.health.presence import Presence
+from arno_workers.health.probes import Probes
+from arno_workers.health.spot import watch_for_notice
+from arno_workers.health.vitals import Phase, Vitals
+from arno_workers.health.watchdog import Watchdog
+from arno_workers.pipeline.chunk_handler import ChunkHandler
+from arno_workers.pipeline.intake import Intake
+from arno_workers.pipeline.metrics import WorkerMetrics
+from arno_workers.pipeline.patience import Drain, until_back
+from arno_workers.pipeline.result_writer import ResultWriter
 
 log = get_logger(__name__)
 
@@ -62,16 +62,16 @@ def run_node(settings: Settings, device: str, name: str) -> int:
     redis = connect(settings)
     metrics = WorkerMetrics()
     metrics.registry.register(HouseCollector(settings))
-    health = Health(settings.worker, vitals, house_checks(redis, store, settings.output_prefix), metrics.exposition)
+    probes = Probes(settings.worker, vitals, house_checks(redis, store, settings.output_prefix), metrics.exposition)
     asked = ModelFacts(id=settings.worker.model, revision=settings.worker.revision, dtype=settings.worker.dtype)
-    presence = Presence(redis, vitals, worker=worker, device=device, model=asked, health=health.start())
+    presence = Presence(redis, vitals, worker=worker, device=device, model=asked, health=probes.start())
     presence.start()
     engine = start_engine(settings.worker, device, store, stop_broken, metrics.batch_ran)
     presence.model = engine.model
     metrics.describe(device, engine.model)
     ledger = Ledger(redis, settings)
     dead_letters = DeadLetters(redis, settings.dead_letters.max_letters)
-    pipeline = Pipeline(
+    handler = ChunkHandler(
         ledger=ledger,
         dead_letters=dead_letters,
         writer=ResultWriter(store, settings.retries.max_attempts),
@@ -92,7 +92,7 @@ def run_node(settings: Settings, device: str, name: str) -> int:
         metrics.ended("filed")
 
     app = worker_app(settings, worker, hands, file_letter)
-    register(app, pipeline, hands, vitals)
+    register(app, handler, hands, vitals)
 
     def stop(at_once: bool) -> None:
         vitals.phase = Phase.DRAINING
@@ -113,7 +113,7 @@ def run_node(settings: Settings, device: str, name: str) -> int:
         return 1 if broken.is_set() else code
     finally:
         presence.stop()
-        health.stop()
+        probes.stop()
         tracing.stop()
         log.info("worker stopped", worker=worker, device_busy_s=round(engine.busy_s, 3))
 

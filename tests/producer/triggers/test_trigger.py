@@ -18,7 +18,7 @@ from arno_shared.errors import InvalidRequest, LaneFull
 from arno_shared.names import Lane
 from arno_shared.settings import HttpSettings, ProducerSettings, Settings
 from tests.producer.conftest import Hand
-from tests.producer.test_events import FLOWER, changed, event
+from tests.producer.sources.test_events import FLOWER, changed, event
 
 OUTPUT = "s3://results/flowers/"
 

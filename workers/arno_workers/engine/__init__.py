@@ -6,6 +6,8 @@
     parse(prompt, answer, width, height)  any thread: the answer in words, and in pixels of the picture
 
 One thread owns the device, and does nothing else. It batches whatever is ready, whichever message it came from.
+
+`node.py` comes in through `start.py`, and `tiny` through `locate.py`, for the bundled model's folder.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,0 +1,277 @@
+"""`arno doctor`: what it sees of a sound house, and what it says of each fault."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+
+from arno_producer import Producer
+from arno_producer.cli.doctor import extras
+from arno_producer.cli.doctor import workers as doctor_of_workers
+from arno_producer.cli.doctor.extras import check_extras
+from arno_producer.cli.doctor.findings import Finding, Verdict
+from arno_producer.cli.doctor.model import check_model
+from arno_producer.cli.doctor.storage import check_storage
+from arno_shared import __version__
+from arno_shared.dead_letters import DeadLetter, LetterKind
+from arno_shared.names import UNACKED, WORKERS, Lane
+from arno_shared.presence import announce
+from arno_shared.storage import ObjectStore
+from tests.producer.cli.test_workers import worker_state
+from tests.producer.conftest import Ran
+
+Arno = Callable[..., Ran]
+Configure = Callable[..., None]
+
+
+@pytest.fixture
+def configure(producer: Producer) -> Iterator[Configure]:
+    """Changes the server's configuration for the length of a test."""
+    before: dict[str, str] = {}
+
+    def change(**values: str) -> None:
+        for name, value in values.items():
+            before.update(producer.redis.config_get(name))
+            producer.redis.config_set(name, value)
+
+    yield change
+    for name, value in before.items():
+        producer.redis.config_set(name, value)
+
+
+def findings(ran: Ran) -> dict[str, Finding]:
+    return {line["check"]: Finding(**line) for line in ran.lines}
+
+
+def test_a_sound_house(arno: Arno, producer: Producer, configure: Configure, tmp_path: Path) -> None:
+    configure(appendonly="yes")
+    producer.submit("s3://b/a.jpg", "<OD>", lane=Lane.INTERACTIVE)
+    ran = arno("doctor", "--json")
+    found = findings(ran)
+    assert ran.code == 0
+    assert {name: finding.verdict for name, finding in found.items()} == {
+        "redis": "ok",
+        "persistence": "ok",
+        "eviction": "ok",
+        "workers": "note",
+        "queues": "ok",
+        "dead letters": "ok",
+        "storage": "ok",
+        "conditional writes": "ok",
+        "model": "ok",
+        "extra parquet": "ok",
+        "extra worker": "ok",
+    }
+    assert "Valkey 9" in found["redis"].says
+    assert found["queues"].says == "chunks that wait: 1 in interactive, 0 in bulk; in workers' hands: 0"
+    assert "arno-worker" in found["workers"].mend
+    assert f"file://{tmp_path}/results/" in found["storage"].says
+    assert found["model"].says == "arno-tiny (bundled)"
+
+
+def test_the_table_says_the_same(arno: Arno) -> None:
+    ran = arno("doctor")
+    assert ran.code == 0
+    assert all(word in ran.out for word in ("Valkey", "noeviction", "arno-tiny (bundled)", "start one: arno-worker"))
+
+
+def test_redis_away(arno: Arno, monkeypatch: pytest.MonkeyPatch, free_tcp_port: int) -> None:
+    monkeypatch.setenv("ARNO_REDIS_URL", f"redis://me:hush@127.0.0.1:{free_tcp_port}/0")
+    ran = arno("doctor", "--json")
+    found = findings(ran)
+    assert ran.code == 1
+    assert found["redis"].verdict == "failed"
+    assert f"redis://***@127.0.0.1:{free_tcp_port}/0" in found["redis"].says
+    assert "ARNO_REDIS_URL" in found["redis"].mend
+    assert "hush" not in ran.out
+    # The rest is looked at all the same.
+    assert found["storage"].verdict == "ok"
+    assert "queues" not in found
+
+
+def test_a_password_that_is_wrong(arno: Arno, monkeypatch: pytest.MonkeyPatch, valkey_url: str) -> None:
+    monkeypatch.setenv("ARNO_REDIS_URL", valkey_url.replace("redis://", "redis://me:hush@"))
+    ran = arno("doctor", "--json")
+    assert ran.code == 1
+    assert "invalid username-password pair" in findings(ran)["redis"].says
+    assert "hush" not in ran.out
+
+
+def test_redis_that_forgets(arno: Arno, configure: Configure) -> None:
+    configure(**{"maxmemory-policy": "allkeys-lru"})
+    ran = arno("doctor", "--json")
+    found = findings(ran)
+    assert ran.code == 1
+    assert (found["persistence"].verdict, found["eviction"].verdict) == ("note", "failed")
+    assert "noeviction" in found["eviction"].mend
+    assert "appendonly" in found["persistence"].mend
+
+
+def test_dead_letters_are_noted(arno: Arno, producer: Producer) -> None:
+    producer.dead_letters.add(DeadLetter(kind=LetterKind.MESSAGE, code="x", reason="x", raw="", worker="hand"))
+    assert "1 wait" in findings(arno("doctor", "--json"))["dead letters"].says
+
+
+def test_messages_in_workers_hands_are_counted(arno: Arno, producer: Producer) -> None:
+    producer.redis.hset(UNACKED, mapping={"a": "[]", "b": "[]"})
+    assert "in workers' hands: 2" in findings(arno("doctor", "--json"))["queues"].says
+
+
+def test_messages_of_a_newer_schema_wait_for_workers_that_speak_it(arno: Arno, producer: Producer) -> None:
+    producer.redis.lpush(Lane.BULK.queue_for(2), "{}", "{}")
+    producer.redis.lpush(Lane.INTERACTIVE.queue_for(9), "{}")
+    announce(producer.redis, worker_state(schema_version=1))
+    found = findings(arno("doctor", "--json"))
+    two, nine = found["messages of schema version 2"], found["messages of schema version 9"]
+    assert (two.verdict, two.says, two.mend) == ("note", "2 wait in bulk", "start workers that speak schema version 2")
+    assert (nine.says, nine.mend) == ("1 wait in interactive", "start workers that speak schema version 9")
+    announce(producer.redis, worker_state(schema_version=2))
+    found = findings(arno("doctor", "--json"))
+    assert found["messages of schema version 2"].mend == ""
+    assert "version 9" in found["messages of schema version 9"].mend
+
+
+# --- workers ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def answering(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Says which workers answer pings."""
+
+    def answer(*names: str) -> None:
+        monkeypatch.setattr(doctor_of_workers, "node_names", lambda app, timeout_s: sorted(names))
+
+    answer()
+    return answer
+
+
+def test_workers_that_are_there_and_answer(arno: Arno, producer: Producer, answering: Callable[..., None]) -> None:
+    announce(producer.redis, worker_state("gpu0@a"))
+    announce(producer.redis, worker_state("gpu1@a", phase="loading"))
+    answering("gpu0@a", "old@b")
+    found = findings(arno("doctor", "--json"))
+    assert found["workers"].verdict == "ok"
+    assert found["workers"].says == "3 there, 2 answered: gpu0@a (working), gpu1@a (loading), old@b"
+    assert not [check for check in found if check.endswith((" workers", "versions"))]
+
+
+def test_a_worker_that_is_there_and_answers_no_ping(
+    arno: Arno, producer: Producer, answering: Callable[..., None]
+) -> None:
+    announce(producer.redis, worker_state("gpu0@a"))
+    announce(producer.redis, worker_state("gpu1@a"))
+    answering("gpu1@a")
+    mute = findings(arno("doctor", "--json"))["mute workers"]
+    assert (mute.verdict, mute.says) == ("note", "gpu0@a takes part, but answers no ping within 1 s")
+
+
+def test_a_worker_that_ails(arno: Arno, producer: Producer, answering: Callable[..., None]) -> None:
+    announce(producer.redis, worker_state("gpu0@a", ailment="nothing moved for 300 s"))
+    answering("gpu0@a")
+    ailing = findings(arno("doctor", "--json"))["ailing workers"]
+    assert (ailing.verdict, ailing.says) == ("note", "gpu0@a: nothing moved for 300 s")
+
+
+def test_a_worker_that_fell_silent(arno: Arno, producer: Producer, answering: Callable[..., None]) -> None:
+    announce(producer.redis, worker_state("gpu0@a", chunks_in_flight=3, ailment="stuck", version="0"))
+    producer.redis.zincrby(WORKERS, -90, "gpu0@a")
+    ran = arno("doctor", "--json")
+    found = findings(ran)
+    assert ran.code == 0
+    assert re.fullmatch(r"gpu0@a for 9\d s \(was working, 3 chunks in hand\): stuck", found["silent workers"].says)
+    # It is nobody's fellow any more.
+    assert found["workers"].says.startswith("none answered")
+    assert not {"ailing workers", "mute workers", "worker versions"} & set(found)
+
+
+def test_versions_that_differ(arno: Arno, producer: Producer, answering: Callable[..., None]) -> None:
+    announce(producer.redis, worker_state("gpu0@a"))
+    announce(producer.redis, worker_state("gpu1@a", version="99.1", schema_version=2))
+    answering("gpu0@a", "gpu1@a")
+    found = findings(arno("doctor", "--json"))
+    assert (found["worker versions"].verdict, found["schema versions"].verdict) == ("note", "note")
+    assert found["worker versions"].says == f"{__version__}: here, gpu0@a; 99.1: gpu1@a"
+    assert found["schema versions"].says == "1: here, gpu0@a; 2: gpu1@a"
+
+
+def test_workers_that_are_all_of_one_other_version(
+    arno: Arno, producer: Producer, answering: Callable[..., None]
+) -> None:
+    announce(producer.redis, worker_state("gpu0@a", version="99.1"))
+    assert findings(arno("doctor", "--json"))["worker versions"].says == f"{__version__}: here; 99.1: gpu0@a"
+
+
+# --- storage ----------------------------------------------------------------------------------------------------------
+
+
+def test_storage_that_cannot_be_written(arno: Arno, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ARNO_OUTPUT_PREFIX", f"file://{tmp_path}/file/")
+    ran = arno("doctor", "--json")
+    assert ran.code == 1
+    assert findings(ran)["storage"].verdict == "failed"
+    assert "ARNO_OUTPUT_PREFIX" in findings(ran)["storage"].mend
+
+
+def test_a_bucket(bucket: str, monkeypatch: pytest.MonkeyPatch, free_tcp_port: int) -> None:
+    assert check_storage(ObjectStore(), f"s3://{bucket}/out/").verdict is Verdict.OK
+    keys = [entry["Key"] for entry in boto3.client("s3").list_objects_v2(Bucket=bucket)["Contents"]]
+    assert keys == ["out/_arno/doctor.txt"]
+    missing = check_storage(ObjectStore(), "s3://there-is-none/out/")
+    assert (missing.verdict, "there-is-none" in missing.says) == (Verdict.FAILED, True)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{free_tcp_port}")
+    away = check_storage(ObjectStore(), f"s3://{bucket}/out/")
+    assert (away.verdict, "AWS_ENDPOINT_URL_S3" in away.mend) == (Verdict.FAILED, True)
+
+
+class Forgetful(ObjectStore):
+    """Storage that takes everything and keeps the first of it."""
+
+    def put(self, uri: str, data: bytes, content_type: str) -> None:
+        if not self.exists(uri):
+            super().put(uri, data, content_type)
+
+
+def test_storage_that_gives_back_something_else(tmp_path: Path) -> None:
+    prefix = f"file://{tmp_path}/"
+    assert check_storage(Forgetful(), prefix).verdict is Verdict.OK
+    assert "read back" in check_storage(Forgetful(), prefix).says
+
+
+def test_a_model_in_a_folder(tmp_path: Path) -> None:
+    model = str(tmp_path)
+    assert "lacks config.json and weights" in check_model(model, ObjectStore()).says
+    (tmp_path / "config.json").write_text("{}")
+    assert "lacks weights" in check_model(model, ObjectStore()).says
+    (tmp_path / "model.safetensors").write_text("")
+    assert check_model(model, ObjectStore()) == Finding("model", Verdict.OK, model)
+
+
+def test_a_model_in_a_bucket(bucket: str) -> None:
+    model, store = f"s3://{bucket}/model/", ObjectStore()
+    assert "no config.json" in check_model(model, store).says
+    store.put(f"{model}config.json", b"{}", "application/json")
+    assert check_model(model, store).verdict is Verdict.OK
+
+
+@pytest.mark.parametrize(
+    ("model", "verdict"),
+    [
+        ("arno-tiny", Verdict.OK),
+        ("florence-community/Florence-2-base-ft", Verdict.NOTE),
+        ("arno-huge", Verdict.FAILED),
+        ("./nowhere/model", Verdict.FAILED),
+        ("a/b/c", Verdict.FAILED),
+    ],
+)
+def test_what_a_model_may_be(model: str, verdict: Verdict) -> None:
+    assert check_model(model, ObjectStore()).verdict is verdict
+
+
+def test_an_extra_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras, "_MODULES", {"parquet": ("json", "no_such_module")})
+    (finding,) = check_extras()
+    assert (finding.verdict, finding.says) == (Verdict.NOTE, "not installed: no_such_module")
+    assert "arno[parquet]" in finding.mend

@@ -1,0 +1,263 @@
+"""Of two workers that do the same chunk, the first to write says what became of it."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from arno_shared.errors import (
+    AccessDenied,
+    CredentialsRefused,
+    HouseError,
+    ItemError,
+    NotFound,
+    StorageRefused,
+    Throttled,
+    Timeout,
+    Unavailable,
+)
+from arno_shared.messages import Chunk, ImageRef, Output, Prompt
+from arno_shared.parts import CONTENT_TYPES, decode_part, encode_part
+from arno_shared.results import Failure, ImageFacts, ModelFacts, PromptResult, ResultRow, Status
+from arno_shared.storage import ObjectStore
+from arno_workers.pipeline.result_writer import ResultWriter
+from arno_workers.pipeline.rows import Settled
+from tests.servers import make_bucket
+
+FORMATS = ("jsonl", "parquet")
+OD = Prompt(task="<OD>")
+OCR_BELOW = Prompt(task="<REGION_TO_OCR>", region=(0, 0.5, 10, 20))
+RED_CAR = Prompt(task="<CAPTION_TO_PHRASE_GROUNDING>", text="ein rötliches Auto")
+A = ImageRef(uri="s3://b/ä.png", id="first", version_id="v1", etag='"e"')
+B = ImageRef(uri="https://host/b.png?sig=1")
+C = ImageRef(uri="s3://b/c.png")
+
+
+def make_chunk(folder: Path, *images: ImageRef, format: str = "jsonl", prompts: Iterable[Prompt] = (OD,)) -> Chunk:
+    output = Output.model_validate({"prefix": folder.as_uri(), "format": format})
+    return Chunk(images=images, prompts=tuple(prompts), output=output, job_id="run-7", index=3)
+
+
+def row(chunk: Chunk, image: ImageRef, code: str | None = None, worker: str = "w1") -> ResultRow:
+    answers = tuple(
+        PromptResult(
+            task=prompt.task,
+            text=prompt.text,
+            region=prompt.region,
+            prompt="asked",
+            raw="</s>",
+            parsed={"labels": ["ä"]},
+            tokens=3,
+            truncated=False,
+        )
+        for prompt in chunk.prompts
+    )
+    return ResultRow(
+        job_id=chunk.job_id,
+        index=chunk.index,
+        attempts=chunk.attempt,
+        image=ImageFacts.asked(image),
+        status=Status.FAILED if code else Status.OK,
+        error=Failure(code=code, message="-") if code else None,
+        prompts=() if code else answers,
+        model=ModelFacts(id="fake", revision="0", dtype="none"),
+        worker=worker,
+        finished_at=datetime.now(UTC),
+    )
+
+
+def all_ok(chunk: Chunk, worker: str = "w1") -> Settled:
+    return Settled(rows=[row(chunk, image, worker=worker) for image in chunk.images], put_off=None, given_up=None)
+
+
+@pytest.fixture
+def store() -> ObjectStore:
+    return ObjectStore()
+
+
+@pytest.fixture
+def writer(store: ObjectStore) -> ResultWriter:
+    return ResultWriter(store, 3)
+
+
+def workers_in(store: ObjectStore, uri: str, format: str = "jsonl") -> list[str]:
+    """Who made the rows that stand there."""
+    return [each.worker for each in decode_part(store.get(uri), format)]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_rows_are_written_where_the_chunk_says(
+    format: str, writer: ResultWriter, store: ObjectStore, tmp_path: Path
+) -> None:
+    chunk = make_chunk(tmp_path, A, B, format=format)
+    settled = all_ok(chunk)
+    uri, standing = writer.write(chunk, settled)
+    assert uri == f"{tmp_path.as_uri()}/part-000000003.{format}"
+    assert standing is settled
+    assert decode_part(store.get(uri), format) == settled.rows
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_stands_first_is_the_truth(format: str, writer: ResultWriter, store: ObjectStore, tmp_path: Path) -> None:
+    chunk = make_chunk(tmp_path, A, B, C, format=format, prompts=(OD, OCR_BELOW, RED_CAR))
+    uri, _ = writer.write(chunk, all_ok(chunk, worker="first"))
+    failures = [row(chunk, image, "not_found", worker="second") for image in (A, B)]
+    late = Settled(rows=failures, put_off=chunk.retry_of([C]), given_up=None)
+    same_uri, standing = writer.write(chunk, late)
+    assert same_uri == uri
+    assert workers_in(store, uri, format) == ["first"] * 3
+    assert [each.status for each in standing.rows] == [Status.OK] * 3
+    assert (standing.put_off, standing.given_up, standing.failures) == (None, None, [])
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_the_first_put_off_is_put_off_though_the_second_had_better_luck(
+    format: str, writer: ResultWriter, store: ObjectStore, tmp_path: Path
+) -> None:
+    chunk = make_chunk(tmp_path, A, B, C, format=format)
+    writer.write(chunk, Settled(rows=[row(chunk, B)], put_off=chunk.retry_of([A, C]), given_up=None))
+    uri, standing = writer.write(chunk, all_ok(chunk, worker="second"))
+    assert workers_in(store, uri, format) == ["w1"]
+    assert standing.put_off == chunk.retry_of([A, C])
+    assert standing.given_up is None
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_all_may_have_been_put_off(format: str, writer: ResultWriter, tmp_path: Path) -> None:
+    chunk = make_chunk(tmp_path, A, B, format=format)
+    writer.write(chunk, Settled(rows=[], put_off=chunk.retry_of([A, B]), given_up=None))
+    _, standing = writer.write(chunk, all_ok(chunk))
+    assert (standing.rows, standing.put_off) == ([], chunk.retry_of([A, B]))
+
+
+def test_an_image_that_a_chunk_has_twice_is_put_off_as_often_as_it_has_no_row(
+    writer: ResultWriter, tmp_path: Path
+) -> None:
+    chunk = make_chunk(tmp_path, A, A, A, B)
+    writer.write(chunk, Settled(rows=[row(chunk, A), row(chunk, B)], put_off=chunk.retry_of([A, A]), given_up=None))
+    _, standing = writer.write(chunk, all_ok(chunk))
+    assert standing.put_off == chunk.retry_of([A, A])
+
+
+@pytest.mark.parametrize("code", ["timeout", "throttled", "unavailable", "connection_failed", "worker_lost"])
+def test_what_the_first_gave_up_is_given_up(code: str, writer: ResultWriter, tmp_path: Path) -> None:
+    chunk = make_chunk(tmp_path, A, B, C)
+    rows = [row(chunk, A), row(chunk, B, code), row(chunk, C, "not_found")]
+    writer.write(chunk, Settled(rows=rows, put_off=None, given_up=chunk.model_copy(update={"images": (B,)})))
+    _, standing = writer.write(chunk, all_ok(chunk))
+    assert standing.rows == rows
+    assert standing.put_off is None
+    assert standing.given_up == chunk.model_copy(update={"images": (B,)})
+
+
+def test_later_attempts_have_objects_of_their_own(writer: ResultWriter, store: ObjectStore, tmp_path: Path) -> None:
+    chunk = make_chunk(tmp_path, A, B)
+    first, _ = writer.write(chunk, Settled(rows=[row(chunk, A)], put_off=chunk.retry_of([B]), given_up=None))
+    again = chunk.retry_of([B])
+    later, standing = writer.write(again, all_ok(again, worker="later"))
+    assert (workers_in(store, first), workers_in(store, later)) == (["w1"], ["later"])
+    assert [each.attempts for each in standing.rows] == [2]
+
+
+FOREIGN = {
+    "another job's": {"job_id": "another"},
+    "another chunk's": {"index": 4},
+    "another attempt's": {"attempt": 2},
+    "of other prompts": {"prompts": (Prompt(task="<OCR>"),)},
+    "of another text": {"prompts": (RED_CAR.model_copy(update={"text": "ein Auto"}),)},
+    "of fewer prompts": {"prompts": (OD,)},
+    "of other images": {"images": (A, ImageRef(uri="s3://b/other.png"))},
+    "of another version of an image": {"images": (A.model_copy(update={"version_id": "v2"}), B)},
+    "of more images": {"images": (A, B, B)},
+}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("foreign", FOREIGN)
+def test_rows_that_are_not_of_this_chunk_are_replaced(
+    foreign: str, format: str, writer: ResultWriter, store: ObjectStore, tmp_path: Path
+) -> None:
+    chunk = make_chunk(tmp_path, A, B, format=format, prompts=(RED_CAR, OD))
+    standing = all_ok(chunk.model_copy(update=FOREIGN[foreign]), worker="foreign")
+    uri = f"{tmp_path.as_uri()}/part-000000003.{format}"
+    store.put(uri, encode_part(standing.rows, format), CONTENT_TYPES[format])
+    settled = all_ok(chunk)
+    assert writer.write(chunk, settled) == (uri, settled)
+    assert workers_in(store, uri, format) == ["w1", "w1"]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("data", [b"not rows at all", b"\xff\x00", b"{}\n", b"[]\n", b"PAR1PAR1"])
+def test_an_object_that_holds_no_rows_is_replaced(
+    data: bytes, format: str, writer: ResultWriter, store: ObjectStore, tmp_path: Path
+) -> None:
+    chunk = make_chunk(tmp_path, A, format=format)
+    store.put(f"{tmp_path.as_uri()}/part-000000003.{format}", data, "text/plain")
+    uri, _ = writer.write(chunk, all_ok(chunk))
+    assert workers_in(store, uri, format) == ["w1"]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_in_s3_as_well_what_stands_first_is_the_truth(
+    format: str, moto_s3: str, writer: ResultWriter, store: ObjectStore, tmp_path: Path
+) -> None:
+    chunk = make_chunk(tmp_path, A, B, format=format)
+    output = Output.model_validate({"prefix": f"s3://{make_bucket()}/results/", "format": format})
+    chunk = chunk.model_copy(update={"output": output})
+    writer.write(chunk, Settled(rows=[row(chunk, A)], put_off=chunk.retry_of([B]), given_up=None))
+    uri, standing = writer.write(chunk, all_ok(chunk, worker="second"))
+    assert workers_in(store, uri, format) == ["w1"]
+    assert standing.put_off == chunk.retry_of([B])
+
+
+# What storage may answer
+
+
+class AilingStore(ObjectStore):
+    """Fails at one of its methods, once something stands."""
+
+    def __init__(self, method: str, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+        setattr(self, method, self._fail)
+
+    def _fail(self, *_: object, **__: object) -> bytes:
+        raise self.error
+
+
+@pytest.mark.parametrize("method", ["put_new", "get"])
+def test_credentials_that_are_refused_are_waited_for(method: str, writer: ResultWriter, tmp_path: Path) -> None:
+    chunk = make_chunk(tmp_path, A)
+    writer.write(chunk, all_ok(chunk))
+    with pytest.raises(HouseError, match="wrong key"):
+        ResultWriter(AilingStore(method, CredentialsRefused("wrong key")), 3).write(chunk, all_ok(chunk))
+
+
+@pytest.mark.parametrize("error", [HouseError("away"), Timeout("slow"), Throttled("slower"), Unavailable("503")])
+def test_what_stands_and_cannot_be_read_just_now_is_waited_for(
+    error: Exception, writer: ResultWriter, store: ObjectStore, tmp_path: Path
+) -> None:
+    chunk = make_chunk(tmp_path, A)
+    uri, _ = writer.write(chunk, all_ok(chunk, worker="first"))
+    with pytest.raises(HouseError):
+        ResultWriter(AilingStore("get", error), 3).write(chunk, all_ok(chunk, worker="second"))
+    assert workers_in(store, uri) == ["first"]
+
+
+@pytest.mark.parametrize("error", [NotFound("vanished meanwhile"), AccessDenied("may be written, and not read")])
+def test_what_can_never_be_read_is_replaced(
+    error: ItemError, writer: ResultWriter, store: ObjectStore, tmp_path: Path
+) -> None:
+    chunk = make_chunk(tmp_path, A)
+    uri, _ = writer.write(chunk, all_ok(chunk, worker="first"))
+    ResultWriter(AilingStore("get", error), 3).write(chunk, all_ok(chunk, worker="second"))
+    assert workers_in(store, uri) == ["second"]
+
+
+def test_a_place_that_can_never_be_written_is_said_to_be_one(writer: ResultWriter, tmp_path: Path) -> None:
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file where a folder should be")
+    chunk = make_chunk(blocked, A)
+    with pytest.raises(StorageRefused):
+        writer.write(chunk, all_ok(chunk))

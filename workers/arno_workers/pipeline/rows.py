@@ -1,0 +1,205 @@
+"""Turns a settled chunk into its result rows, its topic event and its next attempt."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from arno_shared.dead_letters import DeadLetter, LetterKind
+from arno_shared.errors import ConnectionFailed, ItemError, Throttled, Timeout, Unavailable, WorkerLost
+from arno_shared.ledger import Outcome
+from arno_shared.messages import Chunk, ImageRef, Prompt
+from arno_shared.names import Lane, event_id
+from arno_shared.results import Failure, ImageFacts, PromptResult, ResultRow, Status, Timings
+from arno_shared.settings import Settings
+from arno_shared.topic import ChunkCompleted, ChunkEvent, Counts, FailedImage
+from arno_shared.uris import redact
+from arno_workers.engine import Answer, Answered, Engine
+from arno_workers.pipeline.chunk_run import ChunkRun, Item
+
+_GIVEN_UP = {error.code for error in (Timeout, Throttled, Unavailable, ConnectionFailed, WorkerLost)}
+"""A row that says so is of an image that is a dead letter as well: before its last attempt it would have no row."""
+
+_LEAST_CONFIDENCE = 0.0001
+"""What a smaller one becomes in place of 0, which would say that the model cannot have meant it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What became of a chunk's images."""
+
+    rows: Sequence[ResultRow]
+    """Of the images that nothing more is tried for."""
+    put_off: Chunk | None
+    """The next attempt, of the images that failed transiently."""
+    given_up: Chunk | None
+    """The images that failed transiently for the last time, and those that workers died of; they have rows."""
+
+    @property
+    def failures(self) -> list[ResultRow]:
+        return [row for row in self.rows if row.status is Status.FAILED]
+
+
+def settle(run: ChunkRun, engine: Engine, max_attempts: int, worker: str) -> Settled:
+    chunk, now = run.chunk, datetime.now(UTC)
+    transient = [item for item in run.items if item.error is not None and item.error.retryable]
+    fatal = [item for item in run.items if isinstance(item.error, WorkerLost)]
+    # A chunk has one next attempt: where images are given up, to be replayed, none can be put off as well.
+    last = chunk.attempt >= max_attempts or bool(fatal)
+    put_off = [] if last else transient
+    waiting = {item.position for item in put_off}
+    return Settled(
+        rows=[_row(item, engine, worker, now) for item in run.items if item.position not in waiting],
+        put_off=_with_images(chunk.retry_of(()), [item.image for item in put_off]),
+        given_up=_with_images(chunk, [item.image for item in transient + fatal] if last else []),
+    )
+
+
+def settled_from(chunk: Chunk, rows: Sequence[ResultRow]) -> Settled:
+    """What became of a chunk, as the rows say that stand in its result object already."""
+    put_off = Counter(chunk.images) - Counter(row.asked_for for row in rows)
+    return Settled(
+        rows=rows,
+        put_off=_with_images(chunk.retry_of(()), list(put_off.elements())),
+        given_up=_with_images(chunk, [row.asked_for for row in rows if row.error and row.error.code in _GIVEN_UP]),
+    )
+
+
+def _with_images(chunk: Chunk, images: Sequence[ImageRef]) -> Chunk | None:
+    return chunk.model_copy(update={"images": tuple(images)}) if images else None
+
+
+def outcome(chunk: Chunk, settled: Settled, result_uri: str, lane: Lane, worker: str, settings: Settings) -> Outcome:
+    """What the ledger commits. `result_uri` is where the rows lie."""
+    failures = settled.failures
+    put_off = len(settled.put_off.images) if settled.put_off else 0
+    event = ChunkEvent(
+        id=event_id(chunk.job_id, chunk.index, chunk.attempt),
+        source=f"arno/{worker}",
+        subject=f"{chunk.job_id}/{chunk.index}",
+        time=datetime.now(UTC),
+        data=ChunkCompleted(
+            job_id=chunk.job_id,
+            index=chunk.index,
+            attempt=chunk.attempt,
+            result_uri=result_uri,
+            counts=Counts(ok=len(settled.rows) - len(failures), failed=len(failures), put_off=put_off),
+            failed=tuple(_failed_image(row) for row in failures),
+            results=_inline(chunk, settled.rows, settings.topic.inline_max_bytes),
+        ),
+    )
+    return Outcome(
+        event=event,
+        failed_by_code=_count_codes(failures),
+        put_off=settled.put_off,
+        put_off_delay_s=settings.retries.put_off_s * 4 ** (chunk.attempt - 1),
+        lane=lane,
+        letter=_letter(settled, lane, worker),
+    )
+
+
+def _row(item: Item, engine: Engine, worker: str, now: datetime) -> ResultRow:
+    chunk = item.run.chunk
+    answers: tuple[PromptResult, ...] = ()
+    error = item.error
+    if item.answered is not None:
+        try:
+            answers = _answers(item, item.answered, engine)
+        except Exception as cause:
+            error = ItemError(f"the model's answer cannot be read: {type(cause).__name__}: {cause}")
+    image = item.image
+    return ResultRow(
+        job_id=chunk.job_id,
+        index=chunk.index,
+        attempts=chunk.attempt,
+        image=ImageFacts(
+            uri=image.uri,
+            id=image.id,
+            version_id=image.version_id,
+            etag=image.etag,
+            sha256=item.sha256,
+            width=item.width,
+            height=item.height,
+            format=item.format,
+        ),
+        status=Status.FAILED if error else Status.OK,
+        error=Failure.of(error) if error else None,
+        prompts=answers,
+        model=engine.model,
+        generation=engine.generation(chunk.generation),
+        timings=Timings(
+            fetch_ms=round(item.fetch_ms, 2),
+            decode_ms=round(item.decode_ms, 2),
+            wait_ms=round(item.answered.wait_ms, 2) if item.answered else 0.0,
+            model_ms=round(item.answered.model_ms, 2) if item.answered else 0.0,
+        ),
+        worker=worker,
+        finished_at=now,
+    )
+
+
+def _answers(item: Item, answered: Answered, engine: Engine) -> tuple[PromptResult, ...]:
+    return tuple(
+        _prompt_result(item, prompt, answer, engine)
+        for prompt, answer in zip(item.run.chunk.prompts, answered.answers, strict=True)
+    )
+
+
+def _prompt_result(item: Item, prompt: Prompt, answer: Answer, engine: Engine) -> PromptResult:
+    width, height = item.width or 0, item.height or 0
+    parsed = engine.parse(prompt, answer, width, height)
+    return PromptResult(
+        task=prompt.task,
+        text=prompt.text,
+        region=prompt.region,
+        prompt=engine.ask(prompt, width, height, item.run.chunk.generation).sentence,
+        raw=parsed.raw,
+        parsed=parsed.value,
+        tokens=len(answer.ids),
+        truncated=answer.truncated,
+        # The sum makes a rounded -0.0 a 0.0.
+        score=None if answer.score is None else round(answer.score, 4) + 0.0,
+        confidences=(
+            None
+            if parsed.confidences is None
+            else tuple(max(round(confidence, 4), _LEAST_CONFIDENCE) for confidence in parsed.confidences)
+        ),
+        repetitive=parsed.repetitive,
+    )
+
+
+def _failed_image(row: ResultRow) -> FailedImage:
+    code = row.error.code if row.error else ItemError.code
+    return FailedImage(uri=redact(row.image.uri), id=row.image.id, code=code)
+
+
+def _count_codes(failures: Sequence[ResultRow]) -> dict[str, int]:
+    return dict(Counter(row.error.code for row in failures if row.error))
+
+
+def _inline(chunk: Chunk, rows: Sequence[ResultRow], max_bytes: int) -> tuple[ResultRow, ...] | None:
+    """Rows with their URIs redacted: events are read by more people than results are."""
+    if not chunk.output.inline or sum(len(row.model_dump_json()) for row in rows) > max_bytes:
+        return None
+    return tuple(
+        row.model_copy(update={"image": row.image.model_copy(update={"uri": redact(row.image.uri)})}) for row in rows
+    )
+
+
+def _letter(settled: Settled, lane: Lane, worker: str) -> DeadLetter | None:
+    chunk = settled.given_up
+    if chunk is None:
+        return None
+    images = {(image.uri, image.id) for image in chunk.images}
+    rows = [row for row in settled.failures if (row.image.uri, row.image.id) in images]
+    by_code = _count_codes(rows)
+    return DeadLetter.of_chunk(
+        LetterKind.IMAGES,
+        chunk,
+        code=max(by_code, key=lambda code: by_code[code]),
+        reason=f"{len(chunk.images)} images failed {chunk.attempt} times, last: "
+        + (rows[-1].error.message if rows[-1].error else ""),
+        lane=lane,
+        failed_by_code=by_code,
+        worker=worker,
+    )
