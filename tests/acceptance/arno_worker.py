@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +14,7 @@ import psutil
 
 from arno_shared.broker import celery_app, node_names
 from arno_shared.settings import Settings
-
-ROOT = Path(__file__).parents[2]
+from tests.acceptance.fork_server import FLORENCE, WORKER, Fork, fork_server
 
 PATIENCE_S = 60.0
 """How long a condition may take to come true on a busy machine. Nothing is waited for longer than it takes."""
@@ -41,7 +38,7 @@ def logged_lines(log: Path) -> list[dict[str, Any]]:
 @dataclass
 class ArnoWorker:
     name: str
-    process: subprocess.Popen[bytes]
+    process: Fork
     log: Path
 
     def logged(self, event: str) -> list[dict[str, Any]]:
@@ -76,21 +73,16 @@ def arno_worker(
     """A worker on the broker and with the output of `settings`, killed at the end; once it answers pings, but for
     `ready=False`."""
     log = folder / f"{name}.log"
-    with log.open("ab") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, "--device", "cpu", "--name", name],
-            cwd=ROOT,
-            stderr=stream,
-            stdout=stream,
-            env={
-                **os.environ,
-                "ARNO_REDIS_URL": settings.redis_url,
-                "ARNO_OUTPUT_PREFIX": settings.output_prefix,
-                "ARNO_WORKER__TORCH_THREADS": "1",
-                "OMP_NUM_THREADS": "1",
-                **(env or {}),
-            },
-        )
+    whole = {
+        **os.environ,
+        "ARNO_REDIS_URL": settings.redis_url,
+        "ARNO_OUTPUT_PREFIX": settings.output_prefix,
+        "ARNO_WORKER__TORCH_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+        **(env or {}),
+    }
+    forks = fork_server(*(WORKER if whole.get("ARNO_WORKER__ENGINE") == "null" else FLORENCE))
+    process = forks.start(module, ["--device", "cpu", "--name", name], whole, log)
     worker = ArnoWorker(name, process, log)
     app = celery_app(settings)
 

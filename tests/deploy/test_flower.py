@@ -15,7 +15,8 @@ import urllib3
 from arno_producer import Producer
 from arno_shared.names import Lane
 from arno_shared.settings import Settings
-from tests.acceptance.arno_worker import ROOT, ArnoWorker, eventually
+from tests.acceptance.arno_worker import ArnoWorker, eventually
+from tests.acceptance.fork_server import ROOT
 from tests.servers import free_port
 
 CONFIG = ROOT / "deploy" / "flower" / "flowerconfig.py"

@@ -18,7 +18,8 @@ from arno_producer import Producer
 from arno_producer.http.app import door
 from arno_shared.presence import workers
 from arno_shared.settings import HttpSettings
-from tests.acceptance.arno_worker import ROOT, ArnoWorker
+from tests.acceptance.arno_worker import ArnoWorker
+from tests.acceptance.fork_server import ROOT
 from tests.producer.sources.test_events import event
 
 DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "arno.json").read_text())

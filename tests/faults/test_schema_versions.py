@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from arno_shared.names import Lane
-from tests.acceptance.arno_worker import ROOT, eventually
+from tests.acceptance.arno_worker import eventually
+from tests.acceptance.fork_server import ROOT
 from tests.faults.rig import events_of, nothing_in_hand, report
 
 NEWER = 2
