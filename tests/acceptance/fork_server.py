@@ -1,4 +1,4 @@
-"""Starts `python -m MODULE …` as forks of a process that has imported what workers import.
+"""Starts `python -m MODULE …` and `python FILE …` as forks of a process that has imported what they import.
 
 A cold start of a worker costs seconds of a core, and most of it is imports. What runs is the same: a process of its
 own, whose module runs as `__main__`, with its own environment and arguments.
@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Lock
 from time import monotonic, sleep
 from typing import IO, Any
@@ -23,6 +24,8 @@ ROOT = Path(__file__).parents[2]
 WORKER = ("arno_workers.cli", "celery.worker.worker", "celery.concurrency.thread", "celery.bin.celery")
 FLORENCE = (*WORKER, "arno_workers.engine.florence", "transformers.models.florence2.modeling_florence2")
 """What is imported beforehand: torch only for those who need it."""
+
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 
 
 @cache
@@ -42,11 +45,27 @@ class ForkServer:
         )
         self._one_at_a_time = Lock()
 
-    def start(self, module: str, arguments: Sequence[str], env: Mapping[str, str], log: Path) -> "Fork":
-        """What it says goes to `log`."""
-        pid = self._ask(module=module, arguments=list(arguments), env=dict(env), log=str(log))
+    def start(
+        self, program: str, arguments: Sequence[str], env: Mapping[str, str], out: Path, err: Path | None = None
+    ) -> "Fork":
+        """`program`: a module's name, or a file's path. What it says goes to `out`, its errors to `err` where given."""
+        files = {"out": str(out), "err": str(err or out)}
+        pid = self._ask(program=program, arguments=list(arguments), env=dict(env), **files)
         assert pid is not None
         return Fork(pid, self)
+
+    def run(
+        self, program: str, *arguments: str, env: Mapping[str, str], timeout_s: float
+    ) -> subprocess.CompletedProcess[str]:
+        """Raises TimeoutExpired."""
+        with TemporaryDirectory() as folder:
+            out, err = Path(folder, "out"), Path(folder, "err")
+            process = self.start(program, arguments, {**os.environ, **env}, out, err)
+            try:
+                code = process.wait(timeout_s)
+            finally:
+                process.kill()
+            return subprocess.CompletedProcess([program, *arguments], code, out.read_text(), err.read_text())
 
     def ended(self, pid: int) -> int | None:
         """Its exit code, or minus the signal that ended it; None while it runs."""
@@ -116,15 +135,18 @@ def _serve(asks: IO[bytes], answers: int) -> dict[str, Any] | None:
     return None
 
 
-def _become(module: str, arguments: Sequence[str], env: Mapping[str, str], log: str) -> None:
-    said, nothing = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), os.open(os.devnull, os.O_RDONLY)
-    for ours, standard in ((nothing, 0), (said, 1), (said, 2)):
-        os.dup2(ours, standard)
+def _become(program: str, arguments: Sequence[str], env: Mapping[str, str], out: str, err: str) -> None:
+    for number, (path, flags) in enumerate([(os.devnull, os.O_RDONLY), (out, _APPEND), (err, _APPEND)]):
+        os.dup2(os.open(path, flags), number)
     os.closerange(3, 64)
     os.environ.clear()
     os.environ.update(env)
-    sys.argv = [module, *arguments]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    sys.argv = [program, *arguments]
+    if program.endswith(".py"):
+        sys.path[0] = str(Path(program).parent)
+        runpy.run_path(program, run_name="__main__")
+    else:
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,7 @@
 """The benchmarks run, say what they measured, and fail when the engine answers anything else than transformers."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +11,26 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
 from arno_workers.engine.locate import BUNDLED
+from tests.acceptance.fork_server import FLORENCE, fork_server
 
 BENCH = Path(__file__).parents[2] / "bench"
 TINY = BUNDLED / "arno-tiny"
 
 SHORT = ["--images", "4", "--single-images", "3", "--batch", "2", "--device", "cpu"]
-ONE_WRONG_TOKEN = """
+ONE_WRONG_TOKEN = f"""
+import sys
+sys.path.insert(0, {str(BENCH)!r})
 import apart, engine
 right = apart.Apart.answer
 
 def wrong(self, pictures, workload):
     answers = right(self, pictures, workload)
     key = min(answers)
-    return {**answers, key: (*answers[key][:-2], 7, answers[key][-1])}
+    return {{**answers, key: (*answers[key][:-2], 7, answers[key][-1])}}
 
-apart.Apart.answer = wrong
-engine.main()
+if __name__ == "__main__":
+    apart.Apart.answer = wrong
+    engine.main()
 """
 
 
@@ -38,8 +40,8 @@ def scripts_find_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(*command: object) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(BENCH)}
-    return subprocess.run([sys.executable, *map(str, command)], env=env, capture_output=True, text=True, timeout=240)
+    env = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(BENCH)}
+    return fork_server(*FLORENCE).run(*map(str, command), env=env, timeout_s=240)
 
 
 def test_every_row_is_measured_and_every_token_compared(tmp_path: Path) -> None:
@@ -62,8 +64,10 @@ def test_every_row_is_measured_and_every_token_compared(tmp_path: Path) -> None:
     assert {one["answers"] for one in report["agreements"] if one["workload"] == "four"} == {12, 16}
 
 
-def test_one_wrong_token_fails_the_run() -> None:
-    done = run("-c", ONE_WRONG_TOKEN, *SHORT, "--rows", "A", "D", "--workloads", "caption")
+def test_one_wrong_token_fails_the_run(tmp_path: Path) -> None:
+    script = tmp_path / "one_wrong_token.py"
+    script.write_text(ONE_WRONG_TOKEN)
+    done = run(script, *SHORT, "--rows", "A", "D", "--workloads", "caption")
     assert done.returncode == 1
     assert "caption: D and A answer <CAPTION> about picture 0 differently from token" in done.stderr, done.stderr
 

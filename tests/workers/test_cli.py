@@ -2,20 +2,16 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.acceptance.fork_server import FLORENCE, fork_server
+
 
 def _run(*options: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "arno_workers.cli", *options],
-        env={**os.environ, "ARNO_REDIS_URL": "redis://127.0.0.1:9/0", **env},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    env = {"ARNO_REDIS_URL": "redis://127.0.0.1:9/0", **env}
+    return fork_server(*FLORENCE).run("arno_workers.cli", *options, env=env, timeout_s=120)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +44,8 @@ def test_each_gpu_gets_a_process_that_sees_it_alone_and_one_that_fails_ends_all(
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\nprintf '0\\n1\\n'\n")
     tool.chmod(0o755)
-    done = _run("--device", "cuda", PATH=f"{tmp_path}:{os.environ['PATH']}", ARNO_WORKER__MODEL="no-such-model")
+    no_place_of_ours = {"ARNO_WORKER__ENGINE": "null", "ARNO_WORKER__HEALTH_HOST": "192.0.2.1"}
+    done = _run("--device", "cuda", PATH=f"{tmp_path}:{os.environ['PATH']}", **no_place_of_ours)
     assert done.returncode == 1
     # Both processes started, and each says for itself what is wrong.
     assert done.stderr.count("arno-worker: ") >= 1
