@@ -30,7 +30,7 @@ _PAGE = """\
 A code is stable and may be relied upon; the words beside it say more, and are for people. All are one tree, whose root
 callers of `arno_producer` may catch:
 
-```
+```text
 {tree}
 ```
 
@@ -44,7 +44,7 @@ callers of `arno_producer` may catch:
 `arno status`. What failed for good is not done again when its job is submitted again: mend it, and submit these images
 as another job.
 
-```
+```sh
 arno results run-7 --failed | jq -r .image.uri | arno submit - -p OD --job-id run-7-again
 ```
 
