@@ -73,3 +73,12 @@ def commands(block: Block) -> Iterator[Command]:
             line = line if text.strip() else at
             text += piece[0]
         at += piece[0].count("\n")
+
+
+def sections(document: str) -> Iterator[tuple[str, str]]:
+    """Headings, and what stands below each until the next."""
+    lines = (ROOT / document).read_text().splitlines(keepends=True)
+    tokens = _MARKDOWN.parse("".join(lines))
+    starts = [token.map[0] for token in tokens if token.type == "heading_open" and token.map]
+    for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
+        yield lines[start].strip("# \n"), "".join(lines[start + 1 : end])

@@ -4,6 +4,7 @@ A command or snippet of a fenced block that no line speaks of is run as it stand
 are looked at: they exist, and their options. A line that no document needs any more fails a test.
 """
 
+import re
 from typing import NamedTuple
 
 
@@ -159,4 +160,4 @@ def with_stand_ins(text: str) -> str:
 
 
 def is_run(text: str) -> bool:
-    return not text.startswith(tuple(line.begins for line in NOT_RUN))
+    return not any(re.match(rf"{re.escape(line.begins)}(?![\w-])", text) for line in NOT_RUN)
