@@ -122,7 +122,10 @@ def test_a_signal_in_the_middle_leaves_nothing(number: signal.Signals, when: str
         assert not left_behind(tmp_path)
 
 
-@pytest.mark.parametrize(("command", "name"), [("valkey-server", "valkey"), ("cpu0", "worker-cpu0")])
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [pytest.param("valkey-server", "valkey", marks=pytest.mark.long), ("cpu0", "worker-cpu0")],
+)
 def test_a_server_that_dies_in_the_middle_is_named_and_nothing_is_left(command: str, name: str, tmp_path: Path) -> None:
     with running_demo(tmp_path, "--workers", "1", "--scenes", "40") as demo:
         demo.until("3 prompts each")
@@ -143,7 +146,7 @@ def test_not_even_killing_the_demo_leaves_a_process(tmp_path: Path) -> None:
 
 
 def test_kept_up_it_can_be_used_from_another_shell(tmp_path: Path) -> None:
-    with running_demo(tmp_path, "--scenes", "8", "--keep") as demo:
+    with running_demo(tmp_path, "--workers", "1", "--scenes", "8", "--keep") as demo:
         demo.until("arno status")
         exports = dict(re.findall(r"^export (\w+)=(.+)$", demo.text, re.M))
         status = subprocess.run(

@@ -17,13 +17,13 @@ _STEADY = settings(derandomize=True, database=None, deadline=None, suppress_heal
 """The same bytes every time: who changes nothing never sees it fail."""
 
 
-@settings(_STEADY, max_examples=200)
+@_STEADY
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_picture_or_an_item_error(data: bytes) -> None:
     check(data)
 
 
-@settings(_STEADY, max_examples=300)
+@_STEADY
 @given(st.sampled_from([seed[:16] for seed in SEEDS]), st.binary(max_size=300))
 def test_any_bytes_behind_a_signature_are_a_picture_or_an_item_error(signature: bytes, data: bytes) -> None:
     check(signature + data)
@@ -49,13 +49,13 @@ def _changed(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
-@settings(_STEADY, max_examples=800)
+@_STEADY
 @given(_changed())
 def test_a_changed_picture_is_a_picture_or_an_item_error(data: bytes) -> None:
     check(data)
 
 
-@settings(_STEADY, max_examples=300)
+@_STEADY
 @given(st.sampled_from(SEEDS), st.sampled_from(SEEDS), st.data())
 def test_two_pictures_spliced_are_a_picture_or_an_item_error(first: bytes, second: bytes, cuts: st.DataObject) -> None:
     head, tail = cuts.draw(st.integers(0, len(first))), cuts.draw(st.integers(0, len(second)))

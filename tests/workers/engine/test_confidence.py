@@ -225,7 +225,7 @@ def test_tokens_without_their_probabilities_are_refused(processor: Any, confiden
 
 
 @pytest.mark.parametrize("task", OBJECT_TASKS)
-@settings(max_examples=1000, deadline=None)
+@settings(deadline=None)
 @given(data=st.data())
 def test_there_are_as_many_confidences_as_objects_whatever_the_model_writes(
     processor: Any, confidences: Confidences, fragments: list[list[int]], task: str, data: st.DataObject
@@ -239,7 +239,7 @@ def test_there_are_as_many_confidences_as_objects_whatever_the_model_writes(
     assert all(0 < confidence <= 1 for confidence in given)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(deadline=None)
 @given(data=st.data())
 def test_every_box_is_written_by_its_own_tokens(processor: Any, data: st.DataObject) -> None:
     labels = data.draw(

@@ -146,7 +146,9 @@ def test_every_task_answers_what_model_generate_answers(
             _check(answer, expected(num_beams)[seed, prompt.task, num_beams])
 
 
-@pytest.mark.parametrize(("num_beams", "count"), [(None, 200), (1, 60), (5, 60)])
+@pytest.mark.parametrize(
+    ("num_beams", "count"), [(None, 60), (1, 60), (5, 60), pytest.param(None, 200, marks=pytest.mark.long)]
+)
 def test_what_the_model_was_taught_it_answers_as_model_generate(
     replica: FlorenceReplica, reference: Reference, num_beams: int | None, count: int
 ) -> None:

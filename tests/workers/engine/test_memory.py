@@ -2,8 +2,6 @@
 
 import os
 import platform
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from hypothesis import strategies as st
 
 from arno_workers.engine import memory
 from arno_workers.engine.memory import fitting_pictures, fitting_slots, free_bytes
+from tests.acceptance.fork_server import FLORENCE, fork_server
 
 GB = 2**30
 
@@ -184,13 +183,11 @@ thread.join()
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not glibc")
-def test_memory_that_is_freed_is_kept_and_not_mapped_anew() -> None:
+def test_memory_that_is_freed_is_kept_and_not_mapped_anew(tmp_path: Path) -> None:
+    script = tmp_path / "faults.py"
+    script.write_text(FAULTS)
     given_back, kept = (
-        int(
-            subprocess.run(
-                [sys.executable, "-c", FAULTS, way], capture_output=True, text=True, check=True
-            ).stdout.splitlines()[-1]
-        )
+        int(fork_server(*FLORENCE).run(str(script), way, env={}, timeout_s=120).stdout.splitlines()[-1])
         for way in ("give back", "keep")
     )
     assert 4 * kept < given_back
