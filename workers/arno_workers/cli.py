@@ -4,18 +4,15 @@ import os
 import signal
 import subprocess
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic import ValidationError
-from pydantic_settings import SettingsError
 
-from arno_shared import logs
 from arno_shared.errors import ArnoError
-from arno_shared.messages import describe_invalid
-from arno_shared.settings import Settings
-from arno_workers.devices import Device, devices
-from arno_workers.node import run_node
+
+if TYPE_CHECKING:
+    from arno_shared.settings import Settings
+    from arno_workers.devices import Device
 
 app = typer.Typer(add_completion=False)
 
@@ -30,6 +27,15 @@ def arno_worker(
 
     Everything else is a setting in the environment: ARNO_REDIS_URL, ARNO_WORKER__MODEL, …
     """
+    # Not before the options are known to be right: it takes more than a second, which --help need not wait for.
+    from pydantic import ValidationError
+    from pydantic_settings import SettingsError
+
+    from arno_shared import logs
+    from arno_shared.messages import describe_invalid
+    from arno_shared.settings import Settings
+    from arno_workers.devices import devices
+
     try:
         settings = Settings()
         logs.configure(settings.log_level)
@@ -47,14 +53,16 @@ def arno_worker(
     sys.exit(code)
 
 
-def run_one(settings: Settings, device: Device, name: str) -> int:
+def run_one(settings: "Settings", device: "Device", name: str) -> int:
     """This process is the worker. A GPU is pinned before CUDA is first touched."""
     if device.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device.gpu
+    from arno_workers.node import run_node
+
     return run_node(settings, device.kind, name or device.name)
 
 
-def run_each(settings: Settings, wanted: list[Device]) -> int:
+def run_each(settings: "Settings", wanted: "list[Device]") -> int:
     """A process for each device. When one fails, the others drain, and its exit code is returned."""
     children = [
         subprocess.Popen(  # noqa: S603
@@ -83,7 +91,7 @@ def run_each(settings: Settings, wanted: list[Device]) -> int:
     return worst
 
 
-def _health_port(settings: Settings, number: int) -> dict[str, str]:
+def _health_port(settings: "Settings", number: int) -> dict[str, str]:
     port = settings.worker.health_port
     return {"ARNO_WORKER__HEALTH_PORT": str(port + number)} if port else {}
 

@@ -1,27 +1,17 @@
-"""The `arno` command. Each command stands in a file of its own, and loads what it needs when it is called."""
+"""The `arno` command. Each command stands in a file of its own, which is loaded when it is called."""
 
 import sys
 from typing import Annotated
 
 import typer
 
-from arno_producer.cli import dead, trigger
-from arno_producer.cli.cancel import cancel
-from arno_producer.cli.demo import demo
-from arno_producer.cli.doctor import doctor
-from arno_producer.cli.pause import pause
-from arno_producer.cli.results import results
-from arno_producer.cli.resume import resume
-from arno_producer.cli.serve import serve
-from arno_producer.cli.status import status
-from arno_producer.cli.submit import submit
+from arno_producer.cli.commands import CommandGroup
 from arno_producer.cli.terminal import emit, say
-from arno_producer.cli.watch import watch
-from arno_producer.cli.workers import workers
 from arno_shared import __version__
 from arno_shared.errors import ArnoError, HouseError, InvalidRequest
 
 app = typer.Typer(
+    cls=CommandGroup,
     name="arno",
     help="Florence-2 over very large numbers of images.",
     no_args_is_help=True,
@@ -29,19 +19,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command()(submit)
-app.command()(pause)
-app.command()(resume)
-app.command()(status)
-app.command()(watch)
-app.command()(results)
-app.command()(cancel)
-app.add_typer(dead.app, name="dead")
-app.command()(workers)
-app.command()(serve)
-app.add_typer(trigger.app, name="trigger")
-app.command()(doctor)
-app.command()(demo)
 
 
 def _print_version(wanted: bool) -> None:

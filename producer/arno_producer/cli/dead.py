@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
     from arno_shared.dead_letters import DeadLetters, FiledLetter
 
-app = typer.Typer(help="Dead letters: list them, replay them, purge them.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Dead letters: list them, replay them, purge them.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
 
 Entries = Annotated[
     list[str] | None,

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from arno_producer.triggers.rules import Rule
     from arno_producer.triggers.trigger import Trigger
 
-app = typer.Typer(no_args_is_help=True, help="Turn S3 events into work, as objects are created.", rich_markup_mode=None)
+app = typer.Typer(
+    help="Turn S3 events into work, as objects are created.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
 
 PromptsOption = Annotated[
     list[str] | None,
