@@ -18,7 +18,7 @@ from arno_shared.delivery.hands import Hands, sweep_every_s
 from arno_shared.errors import HouseError
 from arno_shared.messages import SCHEMA_VERSION, Chunk
 from arno_shared.names import TASK_NAME, Lane, lists, queues
-from arno_shared.redis_client import RedisClient, redis_away
+from arno_shared.redis_client import RedisClient, connection_options, redis_away
 from arno_shared.redis_url import Host, RedisUrl, parse_redis_url
 from arno_shared.settings import Settings
 from arno_shared.summary import summary_of
@@ -31,11 +31,13 @@ def celery_app(settings: Settings, hands: Hands | None = None) -> Celery:
     Raises IncompatibleKombu, and ValueError when the URL is wrong.
     """
     url = parse_redis_url(settings.redis_url)
-    app = Celery("arno", broker=_broker_url(settings.redis_url, url), set_as_current=False)
+    app = Celery("arno", broker=_broker_url(url), set_as_current=False)
     if settings.broker.transport == "atomic":
         check_kombu()
         transport = "SentinelTransport" if url.kind == "sentinel" else "Transport"
         app.conf.broker_transport = f"arno_shared.delivery.transport:{transport}"
+    if url.tls:
+        app.conf.broker_use_ssl = {"ssl_cert_reqs": "required", **url.tls_options}
     app.conf.update(
         # JSON only: a broker that others can write to must not be able to run code in a worker.
         accept_content=["json"],
@@ -65,6 +67,7 @@ def celery_app(settings: Settings, hands: Hands | None = None) -> Celery:
         task_publish_retry_policy={"max_retries": 2, "interval_start": 0.1, "interval_step": 0.3, "interval_max": 1},
         broker_transport_options={
             **_sentinel_options(url),
+            **connection_options(settings, url),
             "hands": hands,
             "global_keyprefix": settings.key_prefix,
             # How soon a dead worker's messages are noticed once their lease is over; kombu's default is minutes.
@@ -73,11 +76,6 @@ def celery_app(settings: Settings, hands: Hands | None = None) -> Celery:
             # The next two are for the stock transport.
             "visibility_timeout": settings.broker.lease_s,
             "unacked_mutex_expire": 10,
-            # A frozen server must not hang a worker or a producer for ever.
-            "socket_timeout": settings.broker.socket_timeout_s,
-            "socket_connect_timeout": settings.broker.connect_timeout_s,
-            "socket_keepalive": True,
-            "health_check_interval": 10,
             # Interactive before bulk, strictly; one Redis list for each queue, so that its length is one LLEN.
             "queue_order_strategy": "priority",
             "priority_steps": [0],
@@ -94,12 +92,12 @@ def celery_app(settings: Settings, hands: Hands | None = None) -> Celery:
     return app
 
 
-def _broker_url(redis_url: str, url: RedisUrl) -> str:
-    if url.kind == "server":
-        return redis_url
+def _broker_url(url: RedisUrl) -> str:
+    """Without options: Celery is given them apart, as it would read them in its own way."""
+    scheme = "sentinel" if url.kind == "sentinel" else "rediss" if url.tls else "redis"
     login = f"{quote(url.user or '', '')}:{quote(url.password or '', '')}@" if url.user or url.password else ""
-    # The others are among the options.
-    return f"sentinel://{login}{_address(url.hosts[0])}/{url.db}"
+    # Of sentinels, the others are among the options.
+    return f"{scheme}://{login}{_address(url.hosts[0])}/{url.db}"
 
 
 def _address(host: Host) -> str:
@@ -162,6 +160,15 @@ class Sender:
                 )
         except OperationalError as error:
             raise HouseError(f"Redis cannot be used: {redact(str(error))}") from error
+
+
+def check_broker(app: Celery) -> None:
+    """Opens a connection as sending does. Raises HouseError."""
+    try:
+        with redis_away(), app.connection_for_write() as connection:
+            connection.connect()
+    except OperationalError as error:
+        raise HouseError(f"Redis cannot be used: {redact(str(error))}") from error
 
 
 def queue_length(redis: RedisClient, lane: Lane) -> int:

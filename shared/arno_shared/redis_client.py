@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 import redis
 from redis.backoff import ExponentialBackoff, NoBackoff
-from redis.connection import ConnectionPool
+from redis.connection import Connection, ConnectionPool, SSLConnection
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
@@ -19,6 +19,9 @@ from arno_shared.uris import redact
 RedisClient: TypeAlias = Any
 """A `redis.Redis` that answers bytes. redis-py types its answers as awaitable or not, which no caller can use."""
 
+_AWAY = ("OOM", "LOADING", "READONLY", "MASTERDOWN", "MISCONF", "NOREPLICAS", "UNBLOCKED", "DB index is out of range")
+"""How answers of a server begin that cannot be used."""
+
 
 def connect(settings: Settings) -> RedisClient:
     """A thread-safe client that puts the settings' prefix before every key; nothing is sent before its first command.
@@ -26,20 +29,37 @@ def connect(settings: Settings) -> RedisClient:
     Raises ValueError when the URL is wrong.
     """
     url = parse_redis_url(settings.redis_url)
-    options: dict[str, Any] = {
+    # One quick retry hides a dropped idle connection; longer outages are for the caller to wait out.
+    options = {**connection_options(settings, url), "retry": Retry(ExponentialBackoff(cap=0.5, base=0.05), 1)}
+    pool = _pool_of_the_master(url, options) if url.kind == "sentinel" else pool_of_one(url, options)
+    return client_class(settings.key_prefix).from_pool(pool)
+
+
+def connection_options(settings: Settings, url: RedisUrl) -> dict[str, Any]:
+    """What Arno's own connections and Celery's are both told; the URL has the last word."""
+    return {
+        # A frozen server must not hang a worker or a producer for ever.
         "socket_timeout": settings.broker.socket_timeout_s,
         "socket_connect_timeout": settings.broker.connect_timeout_s,
         "socket_keepalive": True,
         "health_check_interval": 10,
-        # One quick retry hides a dropped idle connection; longer outages are for the caller to wait out.
-        "retry": Retry(ExponentialBackoff(cap=0.5, base=0.05), 1),
+        **url.options,
     }
-    pool = (
-        _pool_of_the_master(url, options)
-        if url.kind == "sentinel"
-        else ConnectionPool.from_url(settings.redis_url, **options)
+
+
+def pool_of_one(url: RedisUrl, options: dict[str, Any]) -> ConnectionPool:
+    """Connections to one server."""
+    ((host, port),) = url.hosts
+    return ConnectionPool(
+        connection_class=SSLConnection if url.tls else Connection,
+        host=host,
+        port=port,
+        username=url.user,
+        password=url.password,
+        db=url.db,
+        **options,
+        **url.tls_options,
     )
-    return client_class(settings.key_prefix).from_pool(pool)
 
 
 def _pool_of_the_master(url: RedisUrl, options: dict[str, Any]) -> SentinelConnectionPool:
@@ -61,7 +81,8 @@ def _pool_of_the_master(url: RedisUrl, options: dict[str, Any]) -> SentinelConne
 
 @contextmanager
 def redis_away() -> Iterator[None]:
-    """Turns "cannot be reached, has no master, is loading, is full, is a replica" into HouseError; others pass."""
+    """Turns "cannot be reached, has no master, is loading, is full, is a replica, has no such database, does not let
+    this user" into HouseError; others pass."""
     try:
         yield
     except (
@@ -70,9 +91,10 @@ def redis_away() -> Iterator[None]:
         redis.exceptions.OutOfMemoryError,
         redis.ReadOnlyError,
         redis.exceptions.MasterDownError,
+        redis.exceptions.NoPermissionError,
     ) as error:
         raise HouseError(f"Redis cannot be used: {redact(str(error))}") from error
     except redis.ResponseError as error:
-        if str(error).startswith(("OOM", "LOADING", "READONLY", "MASTERDOWN", "MISCONF", "NOREPLICAS", "UNBLOCKED")):
+        if str(error).startswith(_AWAY):
             raise HouseError(f"Redis cannot be used: {error}") from error
         raise

@@ -1,9 +1,12 @@
 """The URL of Redis or Valkey, taken apart: one server, or the sentinels that know which server is the master."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
-from urllib.parse import parse_qs, unquote
+from typing import Any, Literal, TypeAlias
+from urllib.parse import unquote
+
+from arno_shared.redis_options import CONNECTION, TLS, read_options
 
 Host: TypeAlias = tuple[str, int]
 
@@ -29,10 +32,13 @@ class RedisUrl:
     """Also that of the sentinels' own default user, who takes any where they have none."""
     db: int
     tls: bool
+    options: Mapping[str, Any]
+    """Of the connection, by redis-py's names, which are kombu's too; what is not given is not there."""
+    tls_options: Mapping[str, Any]
 
 
 def parse_redis_url(url: str) -> RedisUrl:
-    """`redis[s]://[user][:password@]host[:6379][/db][?options]`, the options being redis-py's, or
+    """`redis[s]://[user][:password@]host[:6379][/db][?options]`, the options being those of `redis_options`, or
     `sentinel://[user][:password@]host[:26379],host[:26379]/name-of-the-master[/db]`.
 
     Raises ValueError, in words that hold nothing of the password.
@@ -44,7 +50,11 @@ def parse_redis_url(url: str) -> RedisUrl:
     user, _, password = map(unquote, (match["userinfo"] or "").partition(":"))
     sentinel = match["scheme"] == "sentinel"
     master, db = _master_and_db(match["path"] or "") if sentinel else ("", match["path"] or "")
-    _check_query(match["query"] or "", sentinel)
+    tls = match["scheme"] == "rediss"
+    query = match["query"] or ""
+    if query and sentinel:
+        raise ValueError("a URL with sentinels takes no ?options")
+    options = read_options(query, tls=tls)
     return RedisUrl(
         kind="sentinel" if sentinel else "server",
         hosts=_sentinels(match["hosts"]) if sentinel else (_host(match["hosts"], 6379),),
@@ -52,7 +62,9 @@ def parse_redis_url(url: str) -> RedisUrl:
         user=user or None,
         password=password or None,
         db=_db(db),
-        tls=match["scheme"] == "rediss",
+        tls=tls,
+        options={name: value for name, value in options.items() if name in CONNECTION},
+        tls_options={name: value for name, value in options.items() if name in TLS},
     )
 
 
@@ -79,11 +91,3 @@ def _db(path: str) -> int:
     if path and not re.fullmatch(r"\d{1,9}", path):
         raise ValueError(f"the number of the database comes last, as in /0, not /{path}")
     return int(path or 0)
-
-
-def _check_query(query: str, sentinel: bool) -> None:
-    if query and sentinel:
-        raise ValueError("a URL with sentinels takes no ?options")
-    if "db" in parse_qs(query, keep_blank_values=True):
-        # Celery does not read it there, and would use another database.
-        raise ValueError("the number of the database is given as /2, not as ?db=2")

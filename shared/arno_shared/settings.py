@@ -165,7 +165,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="ARNO_", env_nested_delimiter="__", frozen=True, extra="forbid")
 
     redis_url: Annotated[str, AfterValidator(_checked_redis_url)] = "redis://127.0.0.1:6379/0"
-    """`redis://`, or `rediss://` for TLS; user and password go in it. With Sentinel:
+    """`redis://`, or `rediss://` for TLS; user, password and options (`redis_options.py`) go in it. With Sentinel:
     `sentinel://:password@host:26379,host:26379/name-of-the-master/0`."""
     key_prefix: str = Field(default="", pattern=r"^[A-Za-z0-9._:{}-]*$")
     """Stands before every key in Redis, for several Arnos, or others, in one database. Producers and workers must

@@ -22,6 +22,7 @@ def _run(*options: str, **env: str) -> subprocess.CompletedProcess[str]:
         (["--device", "cuda"], {"CUDA_VISIBLE_DEVICES": ""}, "there is no NVIDIA GPU here"),
         (["--device", "cpu"], {"ARNO_WORKER__CHUNKS_IN_FLIGHT": "0"}, "worker.chunks_in_flight"),
         (["--device", "cpu"], {"ARNO_WORKER__MODLE": "x"}, "worker.modle"),
+        (["--device", "cpu"], {"ARNO_REDIS_URL": "redis://h/0?max_connections=2"}, "the option max_connections"),
     ],
 )
 def test_what_cannot_be_started_says_why(options: list[str], env: dict[str, str], reason: str) -> None:

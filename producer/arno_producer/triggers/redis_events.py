@@ -20,7 +20,8 @@ from arno_producer.triggers.waiting import Waiting
 from arno_shared.errors import HouseError, InvalidRequest
 from arno_shared.logs import get_logger
 from arno_shared.names import Lane, dead_list, taken_list
-from arno_shared.redis_client import RedisClient, redis_away
+from arno_shared.redis_client import RedisClient, connection_options, pool_of_one, redis_away
+from arno_shared.redis_url import parse_redis_url
 
 log = get_logger(__name__)
 
@@ -39,11 +40,13 @@ class RedisTrigger:
     ) -> None:
         """`key` is written as it stands, whatever prefix Arno's own keys have. Raises InvalidRequest."""
         try:
-            self._redis: RedisClient = redis.Redis.from_url(
-                url, socket_timeout=15, socket_connect_timeout=5, retry=Retry(NoBackoff(), 0)
-            )
+            parsed = parse_redis_url(url)
         except ValueError as error:
             raise InvalidRequest(f"--redis-url: {error}") from None
+        if parsed.kind == "sentinel":
+            raise InvalidRequest("--redis-url: MinIO writes to one server, and not to sentinels: give its redis:// URL")
+        options = {**connection_options(producer.settings, parsed), "retry": Retry(NoBackoff(), 0)}
+        self._redis: RedisClient = redis.Redis.from_pool(pool_of_one(parsed, options))
         self._key, self._trigger, self._stopping = key, trigger, stopping
         self._waiting = Waiting(producer, lanes, stopping)
         self._remove = self._redis.register_script(_REMOVE)

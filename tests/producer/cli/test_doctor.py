@@ -1,11 +1,15 @@
 """`arno doctor`: what it sees of a sound house, and what it says of each fault."""
 
 import re
+import tomllib
 from collections.abc import Callable, Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import boto3
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from arno_producer import Producer
 from arno_producer.cli.doctor import extras
@@ -13,15 +17,18 @@ from arno_producer.cli.doctor import workers as doctor_of_workers
 from arno_producer.cli.doctor.extras import check_extras
 from arno_producer.cli.doctor.findings import Finding, Verdict
 from arno_producer.cli.doctor.model import check_model
-from arno_producer.cli.doctor.storage import check_storage
+from arno_producer.cli.doctor.storage import check_conditional_writes, check_storage
+from arno_producer.client import new_job_id
 from arno_shared import __version__
 from arno_shared.dead_letters import DeadLetter, LetterKind
+from arno_shared.errors import InvalidRequest, StorageRefused
 from arno_shared.names import UNACKED, WORKERS, Lane
 from arno_shared.presence import announce
 from arno_shared.storage import ObjectStore
 from tests.producer.cli.test_workers import worker_state
 from tests.producer.conftest import Ran
 
+PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
 Arno = Callable[..., Ran]
 Configure = Callable[..., None]
 
@@ -63,6 +70,10 @@ def test_a_sound_house(arno: Arno, producer: Producer, configure: Configure, tmp
         "model": "ok",
         "extra parquet": "ok",
         "extra worker": "ok",
+        "extra http": "ok",
+        "extra otel": "ok",
+        "extra flower": "ok",
+        "extra demo": "ok",
     }
     assert "Valkey 9" in found["redis"].says
     assert found["queues"].says == "chunks that wait: 1 in interactive, 0 in bulk; in workers' hands: 0"
@@ -97,6 +108,21 @@ def test_a_password_that_is_wrong(arno: Arno, monkeypatch: pytest.MonkeyPatch, v
     assert ran.code == 1
     assert "invalid username-password pair" in findings(ran)["redis"].says
     assert "hush" not in ran.out
+
+
+@pytest.mark.parametrize("command", [("doctor",), ("submit", "s3://b/a.jpg", "-p", "OD"), ("status",)])
+@pytest.mark.parametrize("option", ["socket_timeout=abc", "max_connections=2", "ssl_cert_reqs=none"])
+def test_an_option_of_redis_that_cannot_be_honoured_is_refused_by_all(
+    command: tuple[str, ...], option: str, arno: Arno, producer: Producer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = producer.settings.redis_url.replace("redis://", "redis://:hush@")
+    monkeypatch.setenv("ARNO_REDIS_URL", f"{url}?{option}")
+    ran = arno(*command)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith("arno: settings: ARNO_REDIS_URL: ")
+    assert f"the option {option.partition('=')[0]} " in ran.err
+    assert "hush" not in ran.err
+    assert not producer.redis.keys()
 
 
 def test_redis_that_forgets(arno: Arno, configure: Configure) -> None:
@@ -226,6 +252,27 @@ def test_a_bucket(bucket: str, monkeypatch: pytest.MonkeyPatch, free_tcp_port: i
     assert (away.verdict, "AWS_ENDPOINT_URL_S3" in away.mend) == (Verdict.FAILED, True)
 
 
+def test_a_prefix_without_room_for_jobs_is_not_called_sound(bucket: str, producer: Producer) -> None:
+    full = f"s3://{bucket}/{'x' * 950}/"
+    with pytest.raises(InvalidRequest, match="at most 960 bytes"):
+        producer.submit(["s3://b/a.jpg"], "<OD>", output=f"{full}{new_job_id()}/")
+    found = check_storage(ObjectStore(), full)
+    assert found.verdict is Verdict.FAILED
+    assert "at most 960 bytes" in found.says
+    assert check_storage(ObjectStore(), f"s3://{bucket}/{'x' * 900}/").verdict is Verdict.OK
+
+
+class Unconditional(ObjectStore):
+    """Storage that refuses conditional writes to this account."""
+
+    def conditional_writes(self, prefix_uri: str) -> bool:
+        raise StorageRefused("no")
+
+
+def test_storage_that_would_refuse_the_record_of_a_job_is_not_called_sound(tmp_path: Path) -> None:
+    assert check_conditional_writes(Unconditional(), f"file://{tmp_path}/").verdict is Verdict.FAILED
+
+
 class Forgetful(ObjectStore):
     """Storage that takes everything and keeps the first of it."""
 
@@ -275,3 +322,37 @@ def test_an_extra_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None
     (finding,) = check_extras()
     assert (finding.verdict, finding.says) == (Verdict.NOTE, "not installed: no_such_module")
     assert "arno[parquet]" in finding.mend
+
+
+def test_an_extra_that_is_installed_in_part_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = extras._is_there
+    monkeypatch.setattr(extras, "_is_there", lambda module: module not in ("uvicorn", "torch") and there(module))
+    found = {finding.check: finding for finding in check_extras() if finding.verdict is Verdict.NOTE}
+    assert {check: finding.says for check, finding in found.items()} == {
+        "extra worker": "not installed: torch",
+        "extra http": "not installed: uvicorn",
+        "extra demo": "not installed: torch",
+    }
+    assert found["extra http"].mend == "for arno serve: pip install 'arno[http]'"
+
+
+def requirements_of(extra: str) -> set[str]:
+    """The names of what an extra requires, through other extras of Arno."""
+    named = map(Requirement, PROJECT["optional-dependencies"][extra])
+    return {
+        name
+        for one in named
+        for name in (set().union(*map(requirements_of, one.extras)) if one.name == "arno" else {one.name})
+    }
+
+
+@pytest.mark.parametrize("extra", sorted(set(PROJECT["optional-dependencies"]) - {"dev", "fuzz"}))
+def test_the_doctor_looks_for_all_that_an_extra_requires(extra: str) -> None:
+    looked_for = {module.partition(".")[0] for module in extras._MODULES[extra]}
+    holders = packages_distributions()
+    required = requirements_of(extra)
+    assert {
+        name for name in required if not any(name in map(canonicalize_name, holders[module]) for module in looked_for)
+    } == set()
+    assert {module for module in looked_for if not required & set(map(canonicalize_name, holders[module]))} == set()
+    assert extra in extras._PURPOSES

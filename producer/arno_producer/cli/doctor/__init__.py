@@ -43,7 +43,7 @@ def _examine(producer: "Producer") -> Iterator["Finding"]:
     from arno_producer.cli.doctor.workers import check_workers
 
     settings = producer.settings
-    findings = list(check_redis(producer.redis, settings.redis_url))
+    findings = list(check_redis(producer))
     yield from findings
     if findings[0].verdict is Verdict.OK:
         yield from check_workers(producer)

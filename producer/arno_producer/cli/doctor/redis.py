@@ -5,17 +5,22 @@ from collections.abc import Iterator
 import redis
 
 from arno_producer.cli.doctor.findings import Finding, Verdict
+from arno_producer.client import Producer
+from arno_shared.broker import check_broker
 from arno_shared.errors import HouseError
-from arno_shared.redis_client import RedisClient, redis_away
+from arno_shared.redis_client import redis_away
 
 _OLDEST = (6, 2)
 
 
-def check_redis(client: RedisClient, url: str) -> Iterator[Finding]:
-    """The first finding says whether Redis can be used at all."""
+def check_redis(producer: Producer) -> Iterator[Finding]:
+    """The first finding says whether Redis can be used at all, by Arno's own connections and by those that Celery sends
+    messages over."""
+    url = producer.settings.redis_url
     try:
         with redis_away():
-            info = client.info()
+            info = producer.redis.info()
+        check_broker(producer.app)
     except (HouseError, redis.ResponseError) as error:
         yield Finding(
             "redis",

@@ -3,12 +3,19 @@
 import secrets
 
 from arno_producer.cli.doctor.findings import Finding, Verdict
+from arno_producer.client import new_job_id
 from arno_shared.errors import ArnoError, HouseError
 from arno_shared.storage import ObjectStore
+from arno_shared.uris import check_output_prefix
 
 
 def check_storage(store: ObjectStore, prefix: str) -> Finding:
     """Leaves one small object there, the same one each time."""
+    try:
+        check_output_prefix(f"{prefix}{new_job_id()}/")
+    except ValueError as error:
+        says = f"{prefix}: jobs have folders of their own below it, and {error}"
+        return Finding("storage", Verdict.FAILED, says, "set ARNO_OUTPUT_PREFIX to a shorter one")
     folder = f"{prefix}_arno/"
     uri, token = f"{folder}doctor.txt", secrets.token_hex(8).encode()
     try:
@@ -31,7 +38,9 @@ def check_conditional_writes(store: ObjectStore, prefix: str) -> Finding:
         if store.conditional_writes(prefix):
             return Finding("conditional writes", Verdict.OK, "honoured")
     except ArnoError as error:
-        return Finding("conditional writes", Verdict.NOTE, f"{prefix}: {error}")
+        # A job's record is written so, before anything is sent.
+        mend = "let this account write with If-None-Match, or use a storage that does not know it"
+        return Finding("conditional writes", Verdict.FAILED, f"{prefix}: {error}", mend)
     return Finding(
         "conditional writes",
         Verdict.NOTE,
