@@ -37,10 +37,11 @@ soak: $(INSTALLED) ## random faults for MINUTES=10, then count everything
 fuzz: $(INSTALLED) ## hostile input for SECONDS=60; needs pip install -e '.[fuzz]'
 	@exec $(BIN)/python -m tests.fuzz.run $(SECONDS) $(ARGS)
 
-check: $(INSTALLED) ## lint, formatting and types
+check: $(INSTALLED) ## lint, formatting, types, and whether what is imported is required
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/deptry shared producer workers
 
 format: $(INSTALLED) ## put the code into shape
 	$(BIN)/ruff check --fix .
@@ -66,7 +67,5 @@ clean: ## remove what was built or cached; .venv and results stay
 	find bench deploy producer shared tests workers -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml constraints.txt
-	@echo 'installing into .venv; torch is large, this takes minutes' >&2
-	@$(PYTHON) -m venv .venv
-	@$(BIN)/pip --disable-pip-version-check install --quiet -c constraints.txt -e '.[dev]'
+	@PYTHON='$(PYTHON)' .ci/install
 	@touch $@
