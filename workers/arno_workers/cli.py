@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from arno_shared.errors import ArnoError
+from arno_shared.errors import ArnoError, MissingExtra
 
 if TYPE_CHECKING:
     from arno_shared.settings import Settings
@@ -57,8 +57,12 @@ def run_one(settings: "Settings", device: "Device", name: str) -> int:
     """This process is the worker. A GPU is pinned before CUDA is first touched."""
     if device.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device.gpu
-    from arno_workers.node import run_node
-
+    try:
+        from arno_workers.node import run_node
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] in ("PIL", "numpy"):
+            raise MissingExtra("A worker", "worker") from None
+        raise
     return run_node(settings, device.kind, name or device.name)
 
 

@@ -24,7 +24,8 @@ def serve(host: HostOption = None, port: PortOption = None) -> None:
     try:
         from arno_producer.http.serve import serve as open_door
     except ImportError as error:
-        if (error.name or "").partition(".")[0] in ("fastapi", "uvicorn", "multipart", "python_multipart"):
+        needed = ("anyio", "fastapi", "multipart", "python_multipart", "starlette", "uvicorn")
+        if (error.name or "").partition(".")[0] in needed:
             raise MissingExtra("The HTTP door", "http") from None
         raise
     settings = load_settings()
