@@ -21,7 +21,7 @@ from typing import IO, Any
 
 ROOT = Path(__file__).parents[2]
 
-WORKER = ("arno_workers.cli", "celery.worker.worker", "celery.concurrency.thread", "celery.bin.celery")
+WORKER = ("arno_workers.node", "celery.worker.worker", "celery.concurrency.thread", "celery.bin.celery")
 FLORENCE = (*WORKER, "arno_workers.engine.florence", "transformers.models.florence2.modeling_florence2")
 """What is imported beforehand: torch only for those who need it."""
 

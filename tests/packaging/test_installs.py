@@ -10,8 +10,9 @@ import urllib3
 from PIL import Image
 
 from arno_shared.uris import file_uri
-from tests.acceptance.arno_worker import ROOT, eventually, logged_lines
+from tests.acceptance.arno_worker import eventually, logged_lines
 from tests.acceptance.collector import collector
+from tests.acceptance.fork_server import ROOT
 from tests.packaging.distribution import Environment, build
 from tests.servers import free_port
 
@@ -193,7 +194,7 @@ def test_the_door_opens(with_extra: Environment, redis: dict[str, str], tmp_path
 @has("parquet")
 def test_parquet_is_read_and_written(with_extra: Environment, redis: dict[str, str]) -> None:
     is_whole(with_extra, "parquet", **redis)
-    done = with_extra.run("python", "-I", "-c", PARQUET, str(ROOT / "tests/contracts/result-rows.jsonl"))
+    done = with_extra.run("python", "-I", "-c", PARQUET, str(ROOT / "tests/shared/contracts/result-rows.jsonl"))
     assert done.returncode == 0, done.stderr
     done = with_extra.run("arno", "submit", "images.parquet", "-p", "OD", "--format", "parquet", "--json", **redis)
     assert json.loads(done.stdout)["images"] == 2
