@@ -28,7 +28,7 @@ from arno_shared.storage import ObjectStore
 from tests.producer.cli.test_workers import worker_state
 from tests.producer.conftest import Ran
 
-PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+PROJECT = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
 Arno = Callable[..., Ran]
 Configure = Callable[..., None]
 
