@@ -1,6 +1,7 @@
 """What is built of Arno and given to users, and an environment that holds nothing else."""
 
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -37,6 +38,9 @@ class Environment:
             ],
             check=True,
         )
+
+    def remove(self) -> None:
+        shutil.rmtree(self._bin.parent)
 
     def run(self, program: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

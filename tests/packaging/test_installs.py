@@ -3,6 +3,7 @@
 import json
 import tarfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ from PIL import Image
 
 from arno_shared.uris import file_uri
 from tests.acceptance.arno_worker import eventually, logged_lines
-from tests.acceptance.collector import collector
 from tests.acceptance.fork_server import ROOT
+from tests.acceptance.collector import collector
 from tests.packaging.distribution import Environment, build
 from tests.servers import free_port
 
@@ -63,12 +64,15 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def with_extra(request: pytest.FixtureRequest, wheel: Path, tmp_path: Path) -> Environment:
-    return Environment(tmp_path, wheel, request.param)
+def installed(request: pytest.FixtureRequest, wheel: Path, tmp_path: Path) -> Iterator[Environment]:
+    """Removed afterwards: torch alone is as large as all that tests otherwise leave behind."""
+    environment = Environment(tmp_path, wheel, request.param)
+    yield environment
+    environment.remove()
 
 
 def has(extra: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("with_extra", [extra], indirect=True)
+    return pytest.mark.parametrize("installed", [extra], indirect=True)
 
 
 @pytest.fixture
@@ -88,8 +92,8 @@ def imports(environment: Environment) -> dict[str, str | None]:
     return found
 
 
-def is_whole(environment: Environment, extra: str, **env: str) -> None:
-    """Its modules import, the commands say who they are, and the doctor agrees."""
+def is_whole(environment: Environment, extra: str, **env: str) -> set[str]:
+    """Its modules import, the commands say who they are, and the doctor agrees. The modules that are for others."""
     held = {"", *HOLDS.get(extra, {extra})}
     found = imports(environment)
     assert {name: error for name, error in found.items() if error and extra_of(name) in held} == {}
@@ -101,6 +105,7 @@ def is_whole(environment: Environment, extra: str, **env: str) -> None:
     verdicts = {line["check"]: line["verdict"] for line in map(json.loads, done.stdout.splitlines())}
     for name in held - {""}:
         assert verdicts[f"extra {name}"] == "ok"
+    return {name for name, error in found.items() if error}
 
 
 def pictures(folder: Path) -> str:
@@ -143,23 +148,23 @@ def test_a_wheel_built_from_the_sdist_is_the_same(wheel: Path, tmp_path: Path) -
 # Without any extra
 
 
+@has("")
 def test_the_producer_is_whole_without_any_extra_and_names_those_that_it_lacks(
-    wheel: Path, redis: dict[str, str], tmp_path: Path
+    installed: Environment, redis: dict[str, str], tmp_path: Path
 ) -> None:
-    # One test, as each of pytest's processes would install for its own.
-    plain = Environment(tmp_path, wheel)
-    is_whole(plain, "", **redis)
-    assert plain.run("python", "-I", "-c", "from arno_producer import Producer; Producer()", **redis).returncode == 0
-    submits_images(plain, redis, pictures(tmp_path / "pictures"))
+    # One test: several would each install, or wait for each other where pytest runs in several processes.
+    is_whole(installed, "", **redis)
+    assert (
+        installed.run("python", "-I", "-c", "from arno_producer import Producer; Producer()", **redis).returncode == 0
+    )
+    submits_images(installed, redis, pictures(tmp_path / "pictures"))
     for extra, command in {
         "http": ("arno", "serve"),
         "demo": ("arno", "demo"),
         "parquet": ("arno", "submit", "images.parquet", "-p", "OD"),
         "worker": ("arno-worker", "--device", "cpu"),
     }.items():
-        names_the_extra(plain, extra, command, redis)
-    failed = {name for name, error in imports(plain).items() if error}
-    assert [name for name in NEEDS if not any(f"{one}.".startswith(f"{name}.") for one in failed)] == []
+        names_the_extra(installed, extra, command, redis)
 
 
 def submits_images(environment: Environment, redis: dict[str, str], folder: str) -> None:
@@ -181,41 +186,45 @@ def names_the_extra(environment: Environment, extra: str, command: tuple[str, ..
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @has("http")
-def test_the_door_opens(with_extra: Environment, redis: dict[str, str], tmp_path: Path) -> None:
-    is_whole(with_extra, "http", **redis)
+def test_the_door_opens(installed: Environment, redis: dict[str, str], tmp_path: Path) -> None:
+    is_whole(installed, "http", **redis)
     log = tmp_path / "log"
-    with with_extra.started(log, "arno", "serve", "--port", "0", **redis):
+    with installed.started(log, "arno", "serve", "--port", "0", **redis):
         opened = eventually(lambda: [line for line in logged_lines(log) if line["event"] == "the door is open"], "open")
         assert answers(f"{opened[0]['address']}/healthz")
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @has("parquet")
-def test_parquet_is_read_and_written(with_extra: Environment, redis: dict[str, str]) -> None:
-    is_whole(with_extra, "parquet", **redis)
-    done = with_extra.run("python", "-I", "-c", PARQUET, str(ROOT / "tests/shared/contracts/result-rows.jsonl"))
+def test_parquet_is_read_and_written(installed: Environment, redis: dict[str, str]) -> None:
+    is_whole(installed, "parquet", **redis)
+    done = installed.run("python", "-I", "-c", PARQUET, str(ROOT / "tests/shared/contracts/result-rows.jsonl"))
     assert done.returncode == 0, done.stderr
-    done = with_extra.run("arno", "submit", "images.parquet", "-p", "OD", "--format", "parquet", "--json", **redis)
+    done = installed.run("arno", "submit", "images.parquet", "-p", "OD", "--format", "parquet", "--json", **redis)
     assert json.loads(done.stdout)["images"] == 2
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @has("flower")
-def test_flower_answers(with_extra: Environment, redis: dict[str, str], tmp_path: Path) -> None:
-    is_whole(with_extra, "flower", **redis)
+def test_flower_answers(installed: Environment, redis: dict[str, str], tmp_path: Path) -> None:
+    is_whole(installed, "flower", **redis)
     port = free_port()
     arguments = ("-A", "arno_producer.flower_app", "flower", "--address=127.0.0.1", f"--port={port}")
-    with with_extra.started(tmp_path / "log", "celery", *arguments, **redis):
+    with installed.started(tmp_path / "log", "celery", *arguments, **redis):
         eventually(lambda: answers(f"http://127.0.0.1:{port}/healthcheck"), "Flower answers")
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @has("otel")
-def test_traces_are_sent(with_extra: Environment, redis: dict[str, str]) -> None:
-    is_whole(with_extra, "otel", **redis)
+def test_traces_are_sent(installed: Environment, redis: dict[str, str]) -> None:
+    is_whole(installed, "otel", **redis)
     with collector() as collected:
-        done = with_extra.run("python", "-I", "-c", TRACE, OTEL_EXPORTER_OTLP_ENDPOINT=collected.url)
+        done = installed.run("python", "-I", "-c", TRACE, OTEL_EXPORTER_OTLP_ENDPOINT=collected.url)
         assert done.returncode == 0, done.stderr
         assert [span.service for span in collected.named("a span")] == ["packaged"]
 
@@ -231,28 +240,30 @@ def files(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @has("worker")
-def test_a_worker_works(with_extra: Environment, redis: dict[str, str], files: dict[str, str], tmp_path: Path) -> None:
-    is_whole(with_extra, "worker", **redis)
+def test_a_worker_works(installed: Environment, redis: dict[str, str], files: dict[str, str], tmp_path: Path) -> None:
+    is_whole(installed, "worker", **redis)
     folder = pictures(tmp_path / "pictures")
     for engine, raw in (("null", ""), ("florence", "red")):
-        with with_extra.started(
+        with installed.started(
             tmp_path / engine, "arno-worker", "--device", "cpu", **redis, **files, ARNO_WORKER__ENGINE=engine
         ):
-            done = with_extra.run("arno", "submit", folder, "-p", "CAPTION", "--watch", **redis, **files)
+            done = installed.run("arno", "submit", folder, "-p", "CAPTION", "--watch", **redis, **files)
             assert done.returncode == 0, done.stderr + (tmp_path / engine).read_text()
         (row,) = map(
-            json.loads, with_extra.run("arno", "results", done.stdout.split()[0], **redis, **files).stdout.splitlines()
+            json.loads, installed.run("arno", "results", done.stdout.split()[0], **redis, **files).stdout.splitlines()
         )
         assert row["status"] == "ok"
         assert raw in row["prompts"][0]["raw"]
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @has("demo")
-def test_the_demo_runs(with_extra: Environment, redis: dict[str, str]) -> None:
-    is_whole(with_extra, "demo", **redis)
-    assert "Usage:" in with_extra.run("arno", "demo", "--help").stdout
-    done = with_extra.run("arno", "demo", "--scenes", "20", "--workers", "1")
+def test_the_demo_runs(installed: Environment, redis: dict[str, str]) -> None:
+    is_whole(installed, "demo", **redis)
+    assert "Usage:" in installed.run("arno", "demo", "--help").stdout
+    done = installed.run("arno", "demo", "--scenes", "20", "--workers", "1")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (with_extra.home / "demo-report" / "index.html").is_file()
+    assert (installed.home / "demo-report" / "index.html").is_file()
