@@ -2,13 +2,14 @@
 
 import json
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from itertools import chain, count
-from typing import Any, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from arno_producer.chunks import Image, blocks, cut
 from arno_producer.job import Job, ResumedJob, Sent
@@ -19,20 +20,46 @@ from arno_producer.submission import Submission
 from arno_shared.broker import Sender, celery_app, queue_length
 from arno_shared.dead_letters import DeadLetters, FiledLetter, LetterKind
 from arno_shared.delayed import release_due
-from arno_shared.errors import InvalidRequest, JobNotFound, LaneFull
+from arno_shared.errors import (
+    CredentialsRefused,
+    InvalidRequest,
+    ItemError,
+    JobNotFound,
+    LaneFull,
+    OutputRefused,
+    StorageRefused,
+)
 from arno_shared.ledger import Ledger
 from arno_shared.logs import get_logger
-from arno_shared.messages import Chunk, GenerationOptions, ImageRef, Images, Output, Prompt, Prompts, describe_invalid
-from arno_shared.names import Lane, check_job_id, job_keys
+from arno_shared.messages import (
+    Chunk,
+    GenerationOptions,
+    ImageRef,
+    Images,
+    JobId,
+    Output,
+    Prompt,
+    Prompts,
+    describe_invalid,
+)
+from arno_shared.names import Lane, check_lane, job_keys
 from arno_shared.redis_client import connect, redis_away
 from arno_shared.settings import Settings
 from arno_shared.storage import ObjectStore
+from arno_shared.uris import redact
 
 PromptLike: TypeAlias = Prompt | str | Mapping[str, Any]
 OutputLike: TypeAlias = Output | str | Mapping[str, Any]
 GenerationLike: TypeAlias = GenerationOptions | Mapping[str, Any]
 
 T = TypeVar("T")
+
+_IMAGES: TypeAdapter[tuple[ImageRef, ...]] = TypeAdapter(Images)
+_PROMPTS: TypeAdapter[tuple[Prompt, ...]] = TypeAdapter(Prompts)
+_OUTPUT = TypeAdapter(Output)
+_GENERATION = TypeAdapter(GenerationOptions)
+_LANE: TypeAdapter[Lane] = TypeAdapter(Annotated[Lane, BeforeValidator(check_lane)])
+_JOB_ID: TypeAdapter[str] = TypeAdapter(JobId)
 
 log = get_logger(__name__)
 
@@ -71,18 +98,19 @@ class Producer:
         goes above the mark rather than wait. Submitting the same `job_id` again continues the job: chunks that are
         committed are not done again, and after a loss of Redis neither are those that have result objects.
 
-        Raises InvalidRequest (the call cannot be right), JobConflict (the id or the output belongs to other work),
-        HouseError (Redis or storage is away, at the start, or later for longer than `producer.patience_s`: submit
-        again with the same job id), StorageRefused; without `wait_for_room`, LaneFull.
+        Raises InvalidRequest (the call cannot be right), OutputRefused (nothing can be written where it wants results),
+        JobConflict (the id or the output belongs to other work), HouseError (Redis or storage is away, at the start, or
+        later for longer than `producer.patience_s`: submit again with the same job id), StorageRefused; without
+        `wait_for_room`, LaneFull.
         """
-        lane = _lane(lane)
+        lane = _valid(_LANE, lane, "lane")
         if not wait_for_room:
             self.check_room(lane)
-        job_id = _valid_job_id(job_id) if job_id else new_job_id()
+        job_id = _valid(_JOB_ID, job_id, "job_id") if job_id else new_job_id()
         terms = JobTerms(
-            prompts=_valid_prompts(prompts),
+            prompts=_valid(_PROMPTS, prompts, "prompts"),
             output=self._output(output, job_id),
-            generation=_valid_generation(generation),
+            generation=_valid(_GENERATION, {} if generation is None else generation, "generation"),
             chunk_images=self.settings.producer.chunk_images,
         )
         chunks = cut(images, terms.prompts, terms.output, terms.generation, job_id, terms.chunk_images)
@@ -90,13 +118,15 @@ class Producer:
         if first is None:
             raise InvalidRequest("no images were given")
         manifest = Manifest(self.store, job_id, terms)
-        stood = manifest.claim_prefix()
+        with self._blames_the_caller(terms.output):
+            stood = manifest.claim_prefix()
         resumed = self.ledger.open(job_id, terms.text(), terms.output, lane)
         submission = self._submission(
             job_id, terms.output, lane, fresh=not (stood or resumed), wait_for_room=wait_for_room
         )
         for number, block in enumerate(blocks(chain([first], chunks), self.settings.producer.block_chunks)):
-            self._until_back(partial(manifest.keep_block, number, block))
+            with self._blames_the_caller(terms.output):
+                self._until_back(partial(manifest.keep_block, number, block))
             if not submission.add(block):
                 log.info("job cancelled while it was submitted", job=job_id)
                 return self.job(job_id)
@@ -121,13 +151,13 @@ class Producer:
 
         Raises InvalidRequest, JobConflict, LaneFull (nothing was sent), HouseError (it may have been sent).
         """
-        lane = _lane(lane)
-        job_id = _valid_job_id(job_id) if job_id else new_job_id()
+        lane = _valid(_LANE, lane, "lane")
+        job_id = _valid(_JOB_ID, job_id, "job_id") if job_id else new_job_id()
         chunk = Chunk(
-            images=_valid_images(images),
-            prompts=_valid_prompts(prompts),
+            images=_valid(_IMAGES, images, "images"),
+            prompts=_valid(_PROMPTS, prompts, "prompts"),
             output=self._output(output, job_id),
-            generation=_valid_generation(generation),
+            generation=_valid(_GENERATION, {} if generation is None else generation, "generation"),
             job_id=job_id,
             index=0,
         )
@@ -155,10 +185,10 @@ class Producer:
         Raises JobNotFound (nothing of the job stands at its prefix), InvalidRequest (also when the job was not
         submitted whole: what is known of it is enqueued all the same), JobConflict, HouseError, StorageRefused.
         """
-        job_id = _valid_job_id(job_id)
+        job_id = _valid(_JOB_ID, job_id, "job_id")
         known_prefix, known_lane = self._known(job_id)
         record = self._record(job_id, self._output(output or known_prefix, job_id).prefix)
-        lane = _lane(lane or known_lane or Lane.BULK)
+        lane = _valid(_LANE, lane or known_lane or Lane.BULK, "lane")
         terms = record.terms
         manifest = Manifest(self.store, job_id, terms)
         self.ledger.open(job_id, terms.text(), terms.output, lane)
@@ -241,52 +271,31 @@ class Producer:
         return record
 
     def _output(self, output: OutputLike | None, job_id: str) -> Output:
+        return _valid(_OUTPUT, output or f"{self.settings.output_prefix}{job_id}/", "output")
+
+    @contextmanager
+    def _blames_the_caller(self, output: Output) -> Iterator[None]:
+        """Where storage refuses an output for good that does not lie below the house's own prefix, the call is wrong,
+        and not the house. Raises OutputRefused in place of StorageRefused and of what is said of one object."""
         try:
-            return Output.model_validate(output or f"{self.settings.output_prefix}{job_id}/")
-        except ValidationError as error:
-            raise InvalidRequest(f"output: {describe_invalid(error)}") from None
+            yield
+        except (StorageRefused, ItemError) as error:
+            houses = output.prefix.startswith(self.settings.output_prefix)
+            if houses or error.retryable or isinstance(error, CredentialsRefused):
+                raise
+            raise OutputRefused(f"results cannot go to {redact(output.prefix)}: {error}") from error
 
 
-def _lane(lane: Lane | str) -> Lane:
+def _valid(adapter: TypeAdapter[T], value: Any, name: str) -> T:
     try:
-        return Lane(lane)
-    except ValueError:
-        raise InvalidRequest(f"{lane!r} is not a lane; the lanes are {', '.join(Lane)}") from None
-
-
-def _valid_job_id(job_id: str) -> str:
-    try:
-        return check_job_id(job_id)
-    except ValueError as error:
-        raise InvalidRequest(f"{job_id!r}: {error}") from None
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        raise InvalidRequest(describe_invalid(error, name)) from None
 
 
 def new_job_id() -> str:
     """An id that no other job has, and that sorts by time."""
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-
-
-def _valid_images(images: Sequence[Image]) -> tuple[ImageRef, ...]:
-    try:
-        valid: tuple[ImageRef, ...] = TypeAdapter(Images).validate_python(images)
-    except ValidationError as error:
-        raise InvalidRequest(f"images: {describe_invalid(error)}") from None
-    return valid
-
-
-def _valid_prompts(prompts: PromptLike | Sequence[PromptLike]) -> tuple[Prompt, ...]:
-    try:
-        valid: tuple[Prompt, ...] = TypeAdapter(Prompts).validate_python(prompts)
-    except ValidationError as error:
-        raise InvalidRequest(f"prompts: {describe_invalid(error)}") from None
-    return valid
-
-
-def _valid_generation(generation: GenerationLike | None) -> GenerationOptions:
-    try:
-        return GenerationOptions.model_validate({} if generation is None else generation)
-    except ValidationError as error:
-        raise InvalidRequest(f"generation: {describe_invalid(error)}") from None
 
 
 def _arguments(raw: str) -> tuple[list[Any], dict[str, Any]] | None:

@@ -32,9 +32,17 @@ class _Place(NamedTuple):
 
     @classmethod
     def of(cls, cursor: str) -> "_Place":
-        if not re.fullmatch(CURSOR_PATTERN, cursor):
-            raise InvalidRequest("this cursor was not made by a page of results")
-        return cls(*map(int, cursor.split(".")))
+        try:
+            return cls(*map(int, check_cursor(cursor).split(".")))
+        except ValueError as error:
+            raise InvalidRequest(str(error)) from None
+
+
+def check_cursor(cursor: str) -> str:
+    """Raises ValueError when no page of results made it."""
+    if not re.fullmatch(CURSOR_PATTERN, cursor):
+        raise ValueError("this cursor was not made by a page of results: follow the link of the page before")
+    return cursor
 
 
 def results_page(job: Job, cursor: str, limit: int) -> ResultsPage:

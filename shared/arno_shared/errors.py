@@ -7,7 +7,8 @@
     │   │   ├── UnknownTask     a task that no worker knows
     │   │   ├── Undecodable     not even its body can be read
     │   │   └── NewerSchema     written for workers newer than this one
-    │   └── JobConflict         this job id or prefix already belongs to other work
+    │   ├── JobConflict         this job id or prefix already belongs to other work
+    │   └── OutputRefused       nothing can be written where the caller wants results
     ├── JobNotFound
     ├── LaneFull                as many messages wait as may: come again later
     ├── MissingExtra            an optional dependency is needed: names the pip line
@@ -113,6 +114,16 @@ class JobConflict(InvalidRequest):
     remedy = (
         "To continue that job, submit it as it was, with the same images in the same order and the same "
         "`ARNO_PRODUCER__CHUNK_IMAGES`. For a new job, give another job id and another output."
+    )
+
+
+class OutputRefused(InvalidRequest):
+    """Storage does not let results go where the caller wants them: there is no such bucket, or access is denied."""
+
+    code = "output_refused"
+    remedy = (
+        "Make the bucket, allow Arno's credentials to get and put objects there, or give another output; then submit "
+        "again."
     )
 
 

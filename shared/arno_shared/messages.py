@@ -9,11 +9,25 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core.core_schema import CoreSchema
 
 from arno_shared.errors import InvalidMessage, NewerSchema
-from arno_shared.names import check_job_id
-from arno_shared.prompts import Region, check_prompt, split_shorthand
+from arno_shared.findings import findings_of
+from arno_shared.names import JOB_ID_PATTERN, check_job_id
+from arno_shared.prompts import MAX_TEXT_CHARS, Region, check_prompt, split_shorthand
+from arno_shared.shorthands import IMAGE, OUTPUT, PROMPT, PROMPT_OBJECTS, or_object
 from arno_shared.uris import check_output_prefix
 
 SCHEMA_VERSION = 1
@@ -32,7 +46,7 @@ MAX_CHUNKS = 2**27
 
 
 _SHOWN_NAME_CHARS = 80
-_SHOWN_FINDING_CHARS = 1000
+_MOST_FINDINGS = 5
 
 
 def _writable(text: str) -> str:
@@ -61,7 +75,13 @@ class ImageRef(WireModel):
     @model_validator(mode="before")
     @classmethod
     def _from_uri(cls, value: Any) -> Any:
+        if not isinstance(value, str | Mapping | ImageRef):
+            raise ValueError("must be the URI of an image, or an object with it in `uri`")
         return {"uri": value} if isinstance(value, str) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return or_object(IMAGE, core, handler)
 
 
 def _check_region(region: Region) -> Region:
@@ -77,16 +97,22 @@ class Prompt(WireModel):
     """One of Florence-2's tasks, with the text or the region (pixels) that it takes."""
 
     task: str
-    text: str | None = Field(default=None, max_length=4096)
+    text: str | None = Field(default=None, max_length=MAX_TEXT_CHARS)
     region: Annotated[Region, AfterValidator(_check_region)] | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _from_shorthand(cls, value: Any) -> Any:
+        if not isinstance(value, str | Mapping | Prompt):
+            raise ValueError('must be a task, as "<OD>", or an object with one in `task`')
         if not isinstance(value, str):
             return value
         task, text = split_shorthand(value)
         return {"task": task, "text": text}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return or_object(PROMPT, core, handler, PROMPT_OBJECTS)
 
     @model_validator(mode="after")
     def _takes_what_it_was_given(self) -> Self:
@@ -100,22 +126,34 @@ class Prompt(WireModel):
 class Output(WireModel):
     """Where results go. `inline` asks for small results to travel in the topic event as well."""
 
-    prefix: Annotated[str, AfterValidator(check_output_prefix)]
+    prefix: Annotated[str, AfterValidator(check_output_prefix), WithJsonSchema(OUTPUT)]
     format: Literal["jsonl", "parquet"] = "jsonl"
     inline: bool = False
 
     @model_validator(mode="before")
     @classmethod
     def _from_prefix(cls, value: Any) -> Any:
+        if not isinstance(value, str | Mapping | Output):
+            raise ValueError('must be where results go, as "s3://bucket/prefix/", or an object with that in `prefix`')
         return {"prefix": value} if isinstance(value, str) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return or_object(OUTPUT, core, handler)
+
+
+def no_truth(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number, and not true or false")
+    return value
 
 
 class GenerationOptions(WireModel):
     """How answers are generated, where that is not left to the checkpoint and to each task."""
 
-    num_beams: int | None = Field(default=None, ge=1, le=MAX_BEAMS)
+    num_beams: Annotated[int | None, BeforeValidator(no_truth)] = Field(default=None, ge=1, le=MAX_BEAMS)
     """1 is greedy. None: the checkpoint's own."""
-    max_new_tokens: int | None = Field(default=None, ge=2, le=MAX_NEW_TOKENS)
+    max_new_tokens: Annotated[int | None, BeforeValidator(no_truth)] = Field(default=None, ge=2, le=MAX_NEW_TOKENS)
     """A limit for every prompt of the job, in place of each task's own. None: the task's."""
 
 
@@ -123,6 +161,7 @@ def _as_sequence(value: Any) -> Any:
     return [value] if isinstance(value, str | Mapping | BaseModel) else value
 
 
+JobId = Annotated[str, AfterValidator(check_job_id), WithJsonSchema({"type": "string", "pattern": JOB_ID_PATTERN})]
 Images = Annotated[
     tuple[ImageRef, ...], Field(min_length=1, max_length=MAX_CHUNK_IMAGES), BeforeValidator(_as_sequence)
 ]
@@ -136,7 +175,7 @@ class TaskMessage(WireModel):
     prompts: Prompts
     output: Output | None = None
     generation: GenerationOptions = GenerationOptions()
-    job_id: Annotated[str, AfterValidator(check_job_id)] | None = None
+    job_id: JobId | None = None
     index: int | None = Field(default=None, ge=0, lt=MAX_CHUNKS)
     attempt: int = Field(default=1, ge=1, le=1000)
     schema_version: int = Field(default=SCHEMA_VERSION, ge=1, le=SCHEMA_VERSION)
@@ -170,25 +209,17 @@ def parse_message(args: Sequence[Any], kwargs: Mapping[str, Any]) -> TaskMessage
         raise InvalidMessage(describe_invalid(error)) from None
 
 
-def describe_invalid(error: ValidationError) -> str:
-    """Pydantic's findings in one line, without the input values (they may hold secrets)."""
-    findings = error.errors(include_url=False, include_input=False)
-    # A list whose items are wrong is called too short as well.
-    telling = [finding for finding in findings if finding["type"] != "too_short"] or findings
+def describe_invalid(error: ValidationError, within: str = "") -> str:
+    """What is wrong, and where, in one line. `within`: what was looked at, where that is a part of something."""
     return "; ".join(
-        f"{'.'.join(map(_shown, finding['loc'])) or 'message'}: {_shown_finding(finding['msg'])}"
-        for finding in telling[:5]
+        ": ".join(filter(None, (within or ("" if place else "message"), ".".join(map(_shown, place)), words)))
+        for place, words in findings_of(error.errors(include_url=False, include_input=False))[:_MOST_FINDINGS]
     )
 
 
 def _shown(name: str | int) -> str:
     """The name of a field that somebody made up may be as long as a message may be."""
     return str(name)[:_SHOWN_NAME_CHARS]
-
-
-def _shown_finding(words: str) -> str:
-    """What was found may quote what somebody made up."""
-    return words.removeprefix("Value error, ")[:_SHOWN_FINDING_CHARS]
 
 
 class Chunk(WireModel):

@@ -2,7 +2,7 @@
 
 import re
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 TASK_NAME = "arno.annotate"
 
@@ -27,7 +27,8 @@ UNACKED_INDEX = "unacked_index"
 WORKERS = "arno:workers"
 """Sorted set of workers' names, scored by when each was last heard of, by the server's clock."""
 
-_JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+JOB_ID_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+_JOB_ID = re.compile(JOB_ID_PATTERN[1:-1])
 
 
 class Lane(StrEnum):
@@ -43,6 +44,14 @@ class Lane(StrEnum):
     def queue_for(self, schema_version: int) -> str:
         """The queue of messages that only workers of this schema version, and newer ones, understand."""
         return self.queue if schema_version == 1 else f"{self.queue}.v{schema_version}"
+
+
+def check_lane(lane: Any) -> Lane:
+    """Raises ValueError, which names the lanes."""
+    try:
+        return Lane(lane)
+    except ValueError:
+        raise ValueError(f"{str(lane)[:80]!r} is not a lane; the lanes are {', '.join(Lane)}") from None
 
 
 def queues(schema_version: int) -> tuple[str, ...]:

@@ -11,6 +11,12 @@ from types import MappingProxyType
 
 from arno_shared.errors import InvalidRequest
 
+MAX_TEXT_CHARS = 4096
+"""Of the text that a task takes."""
+
+_SHOWN_CHARS = 80
+"""Of a task that there is not."""
+
 LOCATION_BINS = 1000
 """Florence-2 writes a coordinate as one of 1,000 `<loc_N>` tokens across the picture's width or height."""
 
@@ -80,7 +86,7 @@ def check_prompt(token: str, text: str | None, region: Region | None) -> Task:
     """
     task = TASKS.get(token)
     if task is None:
-        raise InvalidRequest(f"{token!r} is not a task of Florence-2; the tasks are {', '.join(TASKS)}")
+        raise InvalidRequest(f"{token[:_SHOWN_CHARS]!r} is not a task of Florence-2; the tasks are {', '.join(TASKS)}")
     if text is not None and task.takes is not Takes.TEXT:
         raise InvalidRequest(f"{task}, but a text was given")
     if region is not None and task.takes is not Takes.REGION:

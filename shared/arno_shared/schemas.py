@@ -11,9 +11,9 @@ from arno_shared.topic import ChunkEvent
 
 
 def schemas() -> dict[str, dict[str, Any]]:
-    """File name → JSON Schema (draft 2020-12). The task message's schema admits the shorthands too."""
+    """File name → JSON Schema (draft 2020-12). The task message's schema admits one in place of a list."""
     return {
-        "task-message.v1.json": _with_shorthands(TaskMessage.model_json_schema()),
+        "task-message.v1.json": _with_single(TaskMessage.model_json_schema()),
         "result-row.v1.json": ResultRow.model_json_schema(mode="serialization"),
         "chunk-event.v1.json": ChunkEvent.model_json_schema(mode="serialization"),
     }
@@ -26,11 +26,8 @@ def export(folder: Path) -> None:
         (folder / name).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
 
-def _with_shorthands(schema: dict[str, Any]) -> dict[str, Any]:
-    """Strings stand for an image, a prompt or an output; one stands for a list of one."""
-    for definition in ("ImageRef", "Prompt", "Output"):
-        full = schema["$defs"].pop(definition)
-        schema["$defs"][definition] = {"anyOf": [{"type": "string"}, full]}
+def _with_single(schema: dict[str, Any]) -> dict[str, Any]:
+    """One image, or one prompt, stands for a list of one."""
     for field in ("images", "prompts"):
         many = schema["properties"][field]
         schema["properties"][field] = {"anyOf": [many["items"], many]}

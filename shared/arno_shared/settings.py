@@ -4,6 +4,7 @@ Read from the environment: prefix `ARNO_`, nested with `__`, for example `ARNO_L
 S3 credentials, region and endpoint are AWS's own variables (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL_S3`, …).
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,6 +18,12 @@ from arno_shared.uris import check_output_prefix, file_uri
 def _checked_redis_url(url: str) -> str:
     parse_redis_url(url)
     return url
+
+
+def _checked_key_prefix(prefix: str) -> str:
+    if not re.fullmatch("[A-Za-z0-9._:{}-]*", prefix):
+        raise ValueError("a key prefix has letters, digits, '.', '_', ':', '{', '}' and '-' alone")
+    return prefix
 
 
 class _Group(BaseModel):
@@ -167,7 +174,7 @@ class Settings(BaseSettings):
     redis_url: Annotated[str, AfterValidator(_checked_redis_url)] = "redis://127.0.0.1:6379/0"
     """`redis://`, or `rediss://` for TLS; user, password and options (`redis_options.py`) go in it. With Sentinel:
     `sentinel://:password@host:26379,host:26379/name-of-the-master/0`."""
-    key_prefix: str = Field(default="", pattern=r"^[A-Za-z0-9._:{}-]*$")
+    key_prefix: Annotated[str, AfterValidator(_checked_key_prefix)] = ""
     """Stands before every key in Redis, for several Arnos, or others, in one database. Producers and workers must
     have the same."""
     output_prefix: Annotated[str, AfterValidator(check_output_prefix)] = Field(

@@ -14,14 +14,15 @@ def load_settings() -> "Settings":
     from pydantic import ValidationError
     from pydantic_settings import SettingsError
 
+    from arno_shared.findings import findings_of
     from arno_shared.settings import Settings
 
     try:
         return Settings()
     except ValidationError as error:
         findings = "; ".join(
-            f"ARNO_{'__'.join(map(str, finding['loc'])).upper()}: {finding['msg']}"
-            for finding in error.errors(include_url=False, include_input=False)
+            f"ARNO_{'__'.join(map(str, place)).upper()}: {words}"
+            for place, words in findings_of(error.errors(include_url=False, include_input=False))
         )
         raise InvalidRequest(f"settings: {findings}") from None
     except SettingsError as error:

@@ -18,29 +18,36 @@ from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 
 from arno_producer.client import Producer, new_job_id
+from arno_producer.http.json_body import content_type_of, is_json, read_json
 from arno_producer.http.metrics import DoorMetrics
 from arno_producer.http.problems import Problem, problem, responses
-from arno_producer.http.requests import PROMPT_PATTERN, AnnotateRequest
+from arno_producer.http.requests import AnnotateRequest
 from arno_producer.job import Job
 from arno_shared.errors import ArnoError
 from arno_shared.logs import get_logger
+from arno_shared.messages import MAX_PROMPTS
 from arno_shared.names import Lane, annotations_prefix, uploads_prefix
 from arno_shared.results import ResultRow, Status
+from arno_shared.shorthands import PROMPT
 
 log = get_logger(__name__)
 
 PATH = "/v1/annotate"
 
+_MOST_FIELDS = 200
 _FIRST_LOOK_S, _LONGEST_LOOK_S = 0.01, 0.1
 _JSON_SCHEMA = AnnotateRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-_FORM_SCHEMA = {
+# They stand among the components, for jobs.
+del _JSON_SCHEMA["$defs"]
+_FORM_SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["image", "prompts"],
     "properties": {
-        "image": {"type": "string", "format": "binary"},
-        "prompts": {"type": "array", "items": {"type": "string", "pattern": PROMPT_PATTERN}, "minItems": 1},
+        "image": {"type": "string", "format": "binary", "minLength": 1},
+        "prompts": {"type": "array", "items": PROMPT, "minItems": 1, "maxItems": MAX_PROMPTS},
         "timeout_s": {"type": "number", "exclusiveMinimum": 0, "maximum": 600},
     },
+    "additionalProperties": False,
 }
 
 
@@ -137,41 +144,43 @@ async def _answer_in_time(request: Request, job: Job, timeout_s: float) -> Resul
 
 
 async def _read(request: Request, producer: Producer) -> _Asked:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = content_type_of(request)
     if kind == "multipart/form-data":
-        async with request.form(max_files=1, max_fields=200) as form:
+        async with request.form(max_files=1, max_fields=_MOST_FIELDS) as form:
             return await _read_form(form, producer)
-    if kind != "application/json":
+    if not is_json(kind):
         words = "the body is application/json, or multipart/form-data with the picture in `image`"
         raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", words)
-    try:
-        body = json.loads(await request.body())
-    except (ValueError, RecursionError):
-        raise Problem(HTTPStatus.BAD_REQUEST, "bad_request", "the body is not JSON") from None
-    return _Asked(_validated(body), None)
+    data = await request.body()
+    return _Asked(_validated(read_json(data) if data else None), None)
 
 
 async def _read_form(form: FormData, producer: Producer) -> _Asked:
     picture = form.get("image")
+    wrong = [_finding("extra_forbidden", name) for name in form if name not in _FORM_SCHEMA["properties"]]
     if not isinstance(picture, UploadFile):
-        raise _invalid("image", "a file is needed")
-    prompts = [_prompt(text) for text in form.getlist("prompts") if isinstance(text, str)]
-    if len(prompts) == 1 and isinstance(prompts[0], list):
-        (prompts,) = prompts
-    timeout_s = form.get("timeout_s")
+        wrong.append(_finding("value_error", "image", "must be a file: the picture"))
+    if wrong or not isinstance(picture, UploadFile):
+        raise RequestValidationError(wrong, body=dict(form))
     uri = f"{uploads_prefix(producer.settings.output_prefix)}{secrets.token_hex(16)}"
+    said = {**form, "image": uri}
+    if "prompts" in form:
+        said["prompts"] = _prompts(form.getlist("prompts"))
     # Looked at before anything is stored.
-    wanted = _validated(
-        {"image": uri, "prompts": prompts, **({"timeout_s": timeout_s} if timeout_s is not None else {})}
-    )
+    wanted = _validated(said)
     data = await picture.read()
     if not data:
-        raise _invalid("image", "the file is empty")
+        raise RequestValidationError([_finding("value_error", "image", "the file is empty")], body=said)
     if len(data) > producer.settings.http.max_upload_bytes:
         words = f"the picture may have at most {producer.settings.http.max_upload_bytes} bytes"
         raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large", words)
     await run_sync(producer.store.put, uri, data, picture.content_type or "application/octet-stream")
     return _Asked(wanted, uri)
+
+
+def _prompts(said: list[Any]) -> Any:
+    prompts = [_prompt(text) if isinstance(text, str) else text for text in said]
+    return prompts[0] if len(prompts) == 1 and isinstance(prompts[0], list) else prompts
 
 
 def _prompt(text: str) -> Any:
@@ -183,15 +192,18 @@ def _prompt(text: str) -> Any:
 
 
 def _validated(body: Any) -> AnnotateRequest:
+    if body is None:
+        raise RequestValidationError([{"type": "missing", "loc": ("body",)}])
     try:
         return AnnotateRequest.model_validate(body)
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False)
-        raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in found]) from None
+        raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in found], body=body) from None
 
 
-def _invalid(field: str, words: str) -> RequestValidationError:
-    return RequestValidationError([{"type": "value_error", "loc": ("body", field), "msg": words}])
+def _finding(kind: str, field: str, words: str = "") -> dict[str, Any]:
+    """As Pydantic has it."""
+    return {"type": kind, "loc": ("body", field), "msg": words}
 
 
 def _remove(producer: Producer, uri: str) -> None:

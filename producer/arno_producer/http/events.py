@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Body
 from fastapi.responses import Response
 from pydantic import BaseModel
 
 from arno_producer.client import Producer
+from arno_producer.http.json_body import JsonRoute
 from arno_producer.http.metrics import DoorMetrics
 from arno_producer.http.problems import Problem, responses
+from arno_producer.http.requests import EventBody
 from arno_producer.triggers.rules import Rule
 from arno_producer.triggers.trigger import Trigger
 from arno_shared.errors import InvalidRequest
@@ -27,7 +29,7 @@ class Taken(BaseModel):
 
 
 def events(producer: Producer, rules: Sequence[Rule], metrics: DoorMetrics) -> APIRouter:
-    router = APIRouter(tags=["events"])
+    router = APIRouter(tags=["events"], route_class=JsonRoute)
     trigger = Trigger(producer, rules, metrics.registry) if rules else None
 
     @router.post(
@@ -36,11 +38,12 @@ def events(producer: Producer, rules: Sequence[Rule], metrics: DoorMetrics) -> A
             HTTPStatus.BAD_REQUEST,
             HTTPStatus.NOT_FOUND,
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
             HTTPStatus.UNPROCESSABLE_ENTITY,
             HTTPStatus.TOO_MANY_REQUESTS,
         ),
     )
-    def take(event: Annotated[dict[str, Any] | list[Any], Body()]) -> Taken:
+    def take(event: Annotated[EventBody, Body()]) -> Taken:
         """Takes an event of AWS S3, MinIO, Ceph or EventBridge, in an envelope of SNS or SQS or not. It is answered
         once everything that it tells of is enqueued; sent again, it enqueues nothing twice.
         """

@@ -2,26 +2,35 @@
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from arno_producer.client import Producer
+from arno_producer.client import Producer, new_job_id
+from arno_producer.http.json_body import JsonRoute
 from arno_producer.http.metrics import DoorMetrics
-from arno_producer.http.problems import Problem, responses
-from arno_producer.http.requests import JOB_ID_PATTERN, JobRequest
+from arno_producer.http.problems import Problem, at, responses
+from arno_producer.http.requests import Cursor, IdempotencyKey, JobRequest, LastEventId, PathJobId
 from arno_producer.http.sse import job_events
 from arno_producer.http.views import JobList, JobView, Views
 from arno_producer.job import Job
-from arno_producer.results_page import CURSOR_PATTERN, FIRST_PAGE, results_page
-from arno_shared.errors import JobConflict, JobNotFound
+from arno_producer.results_page import FIRST_PAGE, results_page
+from arno_shared.errors import (
+    ArnoError,
+    InvalidUri,
+    ItemError,
+    JobConflict,
+    JobNotFound,
+    NotFound,
+    OutputRefused,
+    StorageRefused,
+)
 from arno_shared.ledger import JobState
-from arno_shared.messages import Output
+from arno_shared.settings import HttpSettings
 from arno_shared.uris import file_uri, path_of, scheme_of
-
-JobId = Annotated[str, Path(pattern=JOB_ID_PATTERN)]
 
 _NOT_FOUND = responses(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY)
 _MOVES = responses(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY)
@@ -29,11 +38,15 @@ NDJSON = "application/x-ndjson"
 
 
 def jobs(producer: Producer, metrics: DoorMetrics, stopping: Callable[[], bool]) -> APIRouter:
-    router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+    router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=JsonRoute)
     views = Views()
+
+    async def check_output(request: Request) -> None:
+        await _check_output(request, producer.settings.http, producer.settings.output_prefix)
 
     @router.post(
         "",
+        dependencies=[Depends(check_output)],
         status_code=HTTPStatus.CREATED,
         responses={
             200: {"model": JobView, "description": "The job was there already"},
@@ -42,6 +55,7 @@ def jobs(producer: Producer, metrics: DoorMetrics, stopping: Callable[[], bool])
                 HTTPStatus.FORBIDDEN,
                 HTTPStatus.CONFLICT,
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
                 HTTPStatus.UNPROCESSABLE_ENTITY,
                 HTTPStatus.TOO_MANY_REQUESTS,
                 HTTPStatus.BAD_GATEWAY,
@@ -51,15 +65,14 @@ def jobs(producer: Producer, metrics: DoorMetrics, stopping: Callable[[], bool])
     def submit(
         wanted: JobRequest,
         response: Response,
-        idempotency_key: Annotated[str, Header(min_length=1, max_length=255, pattern=r"^[!-~]+$")] = "",
+        idempotency_key: IdempotencyKey = None,
     ) -> JobView:
         """Takes a job in. It is answered once everything is enqueued, and its manifest stored: nothing can be lost.
 
         With an `Idempotency-Key`, the same request made again finds the job that it made before.
         """
-        job_id = wanted.job_id or (_job_id_of(idempotency_key) if idempotency_key else None)
-        _check_output(wanted.output, producer)
-        stood = job_id is not None and _stands(producer, job_id)
+        job_id = wanted.job_id or (_job_id_of(idempotency_key) if idempotency_key else new_job_id())
+        stood = _stands(producer, job_id)
         try:
             job = producer.submit(
                 wanted.images,
@@ -75,6 +88,12 @@ def jobs(producer: Producer, metrics: DoorMetrics, stopping: Callable[[], bool])
                 raise
             words = f"this Idempotency-Key was used for another request: {error}"
             raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "idempotency_key_reused", words) from None
+        except (OutputRefused, StorageRefused):
+            if not stood:
+                # The bucket was there at first.
+                with suppress(ArnoError):
+                    producer.job(job_id).cancel()
+            raise
         status = job.status()
         if stood:
             response.status_code = HTTPStatus.OK
@@ -95,7 +114,7 @@ def jobs(producer: Producer, metrics: DoorMetrics, stopping: Callable[[], bool])
         return JobList(jobs=found)
 
     @router.get("/{job_id}", responses=_NOT_FOUND)
-    def one(job_id: JobId) -> JobView:
+    def one(job_id: PathJobId) -> JobView:
         """How far a job is."""
         return views.of(producer.ledger.status(job_id))
 
@@ -106,14 +125,15 @@ def jobs(producer: Producer, metrics: DoorMetrics, stopping: Callable[[], bool])
             200: {"content": {NDJSON: {"schema": {"type": "string"}}}, "description": "Result rows, one a line"},
             **responses(
                 HTTPStatus.NOT_FOUND,
+                HTTPStatus.GONE,
                 HTTPStatus.UNPROCESSABLE_ENTITY,
                 HTTPStatus.BAD_GATEWAY,
             ),
         },
     )
     def results(
-        job_id: JobId,
-        cursor: Annotated[str, Query(pattern=CURSOR_PATTERN)] = FIRST_PAGE,
+        job_id: PathJobId,
+        cursor: Cursor = FIRST_PAGE,
         limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
     ) -> Response:
         """A page of result rows, in the order of submission, as JSON lines.
@@ -121,7 +141,10 @@ def jobs(producer: Producer, metrics: DoorMetrics, stopping: Callable[[], bool])
         The `Link` header leads to the next page, as long as there may be one: follow it until it is missing, and each
         image has come once. A page that is empty says that the next chunk is not done yet: ask again after a while.
         """
-        page = results_page(producer.job(job_id), cursor, limit)
+        try:
+            page = results_page(producer.job(job_id), cursor, limit)
+        except ItemError as error:
+            raise _unreadable(error, producer.ledger.status(job_id).output_prefix, producer) from None
         headers = {}
         if page.next_cursor is not None:
             headers["Arno-Next-Cursor"] = page.next_cursor
@@ -138,8 +161,8 @@ def jobs(producer: Producer, metrics: DoorMetrics, stopping: Callable[[], bool])
     )
     async def events(
         request: Request,
-        job_id: JobId,
-        last_event_id: Annotated[str, Header()] = "",
+        job_id: PathJobId,
+        last_event_id: LastEventId = "",
     ) -> StreamingResponse:
         """Server-sent events: `progress` when the job's status changes, `chunk` for each chunk that is committed from
         now on (or since `Last-Event-ID`), `done` at the end."""
@@ -147,7 +170,7 @@ def jobs(producer: Producer, metrics: DoorMetrics, stopping: Callable[[], bool])
         return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
     @router.post("/{job_id}/cancel", responses=_MOVES)
-    def cancel(job_id: JobId) -> JobView:
+    def cancel(job_id: PathJobId) -> JobView:
         """Stops a job: chunks that no worker has begun are dropped. 409 when it is done."""
         job = producer.job(job_id)
         if job.cancel() is JobState.DONE:
@@ -155,12 +178,12 @@ def jobs(producer: Producer, metrics: DoorMetrics, stopping: Callable[[], bool])
         return views.of(job.status())
 
     @router.post("/{job_id}/pause", responses=_MOVES)
-    def pause(job_id: JobId) -> JobView:
+    def pause(job_id: PathJobId) -> JobView:
         """Lets a job stand still. 409 when it has ended."""
         return _moved(Job.pause, job_id)
 
     @router.post("/{job_id}/resume", responses=_MOVES)
-    def resume(job_id: JobId) -> JobView:
+    def resume(job_id: PathJobId) -> JobView:
         """Lets a paused job go on. 409 when it has ended; `arno resume` brings a cancelled one back."""
         return _moved(Job.unpause, job_id)
 
@@ -184,20 +207,31 @@ def _stands(producer: Producer, job_id: str) -> bool:
     return True
 
 
-def _check_output(output: Output | str | None, producer: Producer) -> None:
-    """Raises Problem when results may not go there."""
-    if output is None:
+def _unreadable(error: ItemError, prefix: str, producer: Producer) -> ArnoError | Problem:
+    """Why a result object cannot be read, laid at the door of whoever chose where it lies."""
+    if isinstance(error, NotFound):
+        return Problem(HTTPStatus.GONE, "results_gone", f"results of this job are no longer where they were: {error}")
+    if error.retryable or prefix.startswith(producer.settings.output_prefix):
+        return error
+    return Problem(HTTPStatus.FORBIDDEN, error.code, f"results of this job cannot be read where they lie: {error}")
+
+
+async def _check_output(request: Request, settings: HttpSettings, own_prefix: str) -> None:
+    """Raises Problem when results may not go where the request wants them; whatever else is wrong is said later."""
+    said = await request.json() if await request.body() else None
+    output = said.get("output") if isinstance(said, dict) else None
+    prefix = output.get("prefix") if isinstance(output, dict) else output
+    if not (isinstance(prefix, str) and prefix.lower().startswith(("s3://", "file://"))):
         return
-    settings = producer.settings
-    prefix = output if isinstance(output, str) else output.prefix
-    allowed = settings.http.output_prefixes or ("s3://", settings.output_prefix)
-    if not any(_lies_below(prefix, place) for place in allowed):
+    with suppress(InvalidUri):
+        if any(_lies_below(prefix, place) for place in settings.output_prefixes or ("s3://", own_prefix)):
+            return
         words = "results may not go there: ARNO_HTTP__OUTPUT_PREFIXES lists where they may"
-        raise Problem(HTTPStatus.FORBIDDEN, "output_not_allowed", words)
+        raise Problem(HTTPStatus.FORBIDDEN, "output_not_allowed", words, errors=at("/output", words))
 
 
 def _lies_below(prefix: str, place: str) -> bool:
     if scheme_of(prefix) == "file" and place.startswith("file:"):
         # Written in different ways, they may be one path.
         prefix, place = (file_uri(path_of(uri)) + "/" for uri in (prefix.rstrip("/"), place.rstrip("/")))
-    return prefix.startswith(place)
+    return (prefix if prefix.endswith("/") else f"{prefix}/").startswith(place)

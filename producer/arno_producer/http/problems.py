@@ -1,7 +1,7 @@
 """Problem documents: what an error looks like over HTTP (RFC 9457)."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -20,8 +20,10 @@ from arno_shared.errors import (
     JobConflict,
     JobNotFound,
     LaneFull,
+    OutputRefused,
     StorageRefused,
 )
+from arno_shared.findings import findings_of
 from arno_shared.logs import get_logger
 from arno_shared.uris import redact
 
@@ -35,16 +37,19 @@ _STATUS: tuple[tuple[type[ArnoError], HTTPStatus], ...] = (
     (InvalidRequest, HTTPStatus.UNPROCESSABLE_ENTITY),
     (LaneFull, HTTPStatus.TOO_MANY_REQUESTS),
     (HouseError, HTTPStatus.SERVICE_UNAVAILABLE),
+    # Of storage, where nobody but the house chose the place.
     (StorageRefused, HTTPStatus.BAD_GATEWAY),
-    (ItemError, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (ItemError, HTTPStatus.BAD_GATEWAY),
 )
 _HOUSE_RETRY_AFTER_S = 5
 _MOST_FINDINGS = 20
+_MOST_IN_DETAIL = 5
+_MOST_NAME_CHARS = 80
 
 
 class Finding(BaseModel):
     pointer: str
-    """A JSON Pointer (RFC 6901) into the body, or the name of a parameter."""
+    """A JSON Pointer (RFC 6901) into the body, of which an empty one is the whole; or the name of a parameter."""
     detail: str
 
 
@@ -102,14 +107,27 @@ def problem(
     return JSONResponse(document, int(status), dict(headers or {}), MEDIA_TYPE)
 
 
-def of_error(error: ArnoError, **more: Any) -> JSONResponse:
+def of_error(error: ArnoError) -> JSONResponse:
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), HTTPStatus.INTERNAL_SERVER_ERROR)
     headers = {}
     if isinstance(error, LaneFull):
         headers["Retry-After"] = str(error.retry_after_s)
-    elif isinstance(error, HouseError):
+    elif error.retryable:
+        status = HTTPStatus.SERVICE_UNAVAILABLE
         headers["Retry-After"] = str(_HOUSE_RETRY_AFTER_S)
-    return problem(status, error.code, str(error), headers, **more)
+    words = str(error)
+    return problem(
+        status,
+        error.code,
+        words,
+        headers,
+        **{"errors": at("/output", words)} if isinstance(error, OutputRefused) else {},
+    )
+
+
+def at(pointer: str, words: str) -> list[dict[str, str]]:
+    """The `errors` of a problem that is one finding."""
+    return [{"pointer": pointer, "detail": redact(words)}]
 
 
 def install(app: FastAPI) -> None:
@@ -125,18 +143,25 @@ def install(app: FastAPI) -> None:
         if isinstance(error, Problem):
             return problem(status, error.code, error.detail, error.headers, **error.more)
         headers = dict(error.headers or {})
-        if status is HTTPStatus.METHOD_NOT_ALLOWED:
+        words = str(error.detail)
+        if status is HTTPStatus.NOT_FOUND:
+            words = "there is nothing at this path: /openapi.json lists what there is"
+        elif status is HTTPStatus.METHOD_NOT_ALLOWED:
             # Each route knows its own method alone.
             headers["Allow"] = ", ".join(sorted(_methods_of(app, request.url.path)))
-        return problem(status, status.name.lower(), str(error.detail), headers)
+            words = f"{request.method[:20]} is not allowed at this path; allowed is {headers['Allow'] or 'nothing'}"
+        elif status is HTTPStatus.BAD_REQUEST:
+            # Starlette's, of a form: too many files, no boundary.
+            words = f"the form cannot be read: it holds one file, `image`, and texts ({words.rstrip('.')})"
+        return problem(status, status.name.lower(), words, headers)
 
     async def invalid(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        found = error.errors()
-        if any(finding["type"] == "json_invalid" for finding in found):
-            return problem(HTTPStatus.BAD_REQUEST, "bad_request", "the body is not JSON")
-        findings = [{"pointer": _pointer(one["loc"]), "detail": _words(one["msg"])} for one in found[:_MOST_FINDINGS]]
-        detail = "; ".join(f"{one['pointer']}: {one['detail']}" for one in findings[:5])
+        found: dict[str, str] = {}
+        for place, words in findings_of(error.errors()):
+            found.setdefault(_pointer(place, error.body), words)
+        findings = [at(pointer, words)[0] for pointer, words in found.items()][:_MOST_FINDINGS]
+        detail = "; ".join(_sentence(**finding) for finding in findings[:_MOST_IN_DETAIL])
         return problem(HTTPStatus.UNPROCESSABLE_ENTITY, InvalidRequest.code, detail, errors=findings)
 
     async def unforeseen(request: Request, error: Exception) -> JSONResponse:
@@ -160,13 +185,29 @@ def _methods_of(app: FastAPI, path: str) -> set[str]:
     }
 
 
-def _pointer(place: tuple[str | int, ...]) -> str:
-    """`("body", "images", 0)` → `/images/0`; of a parameter, its name."""
+def _pointer(place: tuple[str | int, ...], body: Any) -> str:
+    """Where in what the caller wrote: `("body", "images", 0, "uri")` → `/images/0`, where a string stands for the
+    image. Of a parameter, its name."""
     where, *path = place or ("body",)
     if where != "body":
         return ".".join(map(str, path))
-    return "".join(f"/{str(step)[:80].replace('~', '~0').replace('/', '~1')}" for step in path) or "/"
+    pointer = ""
+    for step in path:
+        if not isinstance(body, Mapping | Sequence) or isinstance(body, str):
+            break
+        name = str(step)[:_MOST_NAME_CHARS].replace("~", "~0").replace("/", "~1")
+        # Half of a surrogate pair is no text that can be sent.
+        pointer += "/" + name.encode("utf-8", "backslashreplace").decode()
+        body = _within(body, step)
+    return pointer
 
 
-def _words(said: str) -> str:
-    return said.removeprefix("Value error, ")[:1000]
+def _within(body: Mapping[str, Any] | Sequence[Any], step: str | int) -> Any:
+    try:
+        return body[step]  # type: ignore[index]
+    except (KeyError, IndexError, TypeError):  # what is missing
+        return None
+
+
+def _sentence(pointer: str, detail: str) -> str:
+    return f"{pointer}: {detail}" if pointer else f"the body {detail}"

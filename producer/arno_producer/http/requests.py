@@ -1,24 +1,43 @@
 """What callers of the HTTP door may say. Shorthands are as in task messages: a string for an image or a prompt."""
 
 import re
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import Header, Path, Query
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from arno_shared.messages import MAX_PROMPTS, GenerationOptions, ImageRef, Output, Prompt
-from arno_shared.names import Lane
-from arno_shared.prompts import TASKS, Takes
+from arno_producer.results_page import CURSOR_PATTERN, check_cursor
+from arno_shared.messages import MAX_PROMPTS, GenerationOptions, ImageRef, JobId, Output, Prompt, no_truth
+from arno_shared.names import Lane, check_lane
 
-_PLAIN = "|".join(re.escape(token) for token, task in TASKS.items() if task.takes is Takes.NOTHING)
-_WITH_TEXT = "|".join(re.escape(token) for token, task in TASKS.items() if task.takes is Takes.TEXT)
+_KEY_PATTERN = "^[!-~]{1,255}$"
+_EVENT_ID_PATTERN = "^([0-9]{1,15}-[0-9]{1,15})?$"
 
-JOB_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
-ImageIn: TypeAlias = Annotated[str, Field(min_length=1, max_length=8192)] | ImageRef
-PROMPT_PATTERN = f"^(?:(?:{_PLAIN})|(?:{_WITH_TEXT})[^<]*[^<\\s][^<]*)$"
-PromptIn: TypeAlias = Annotated[str, Field(max_length=4200, pattern=PROMPT_PATTERN)] | Prompt
-OutputIn: TypeAlias = Annotated[str, Field(pattern="^(s3://[a-z0-9]|file:///)")] | Output
-Prompts: TypeAlias = Annotated[list[PromptIn], Field(min_length=1, max_length=MAX_PROMPTS)]
+def _check_key(key: str) -> str:
+    if not re.fullmatch(_KEY_PATTERN, key):
+        raise ValueError("an Idempotency-Key has 1 to 255 characters of ASCII that can be seen, and no spaces")
+    return key
+
+
+def _check_event_id(event_id: str) -> str:
+    if not re.fullmatch(_EVENT_ID_PATTERN, event_id):
+        raise ValueError("must be the id of an event of this stream, as 1767225600000-0; leave it out to begin now")
+    return event_id
+
+
+def _text(pattern: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "pattern": pattern})
+
+
+PathJobId: TypeAlias = Annotated[JobId, Path()]
+Cursor: TypeAlias = Annotated[str, AfterValidator(check_cursor), _text(CURSOR_PATTERN), Query()]
+IdempotencyKey: TypeAlias = Annotated[
+    Annotated[str, AfterValidator(_check_key), _text(_KEY_PATTERN)] | None, Header(alias="Idempotency-Key")
+]
+LastEventId: TypeAlias = Annotated[
+    str, AfterValidator(_check_event_id), _text(_EVENT_ID_PATTERN), Header(alias="Last-Event-ID")
+]
 
 
 class _Request(BaseModel):
@@ -26,19 +45,30 @@ class _Request(BaseModel):
 
 
 class JobRequest(_Request):
-    images: Annotated[list[ImageIn], Field(min_length=1)]
-    prompts: Prompts
-    output: OutputIn | None = None
+    images: Annotated[list[ImageRef], Field(min_length=1)]
+    prompts: Annotated[list[Prompt], Field(min_length=1, max_length=MAX_PROMPTS)]
+    output: Output | None = None
     """`s3://bucket/prefix/`; by default a folder of the job's own below the house's prefix."""
     generation: GenerationOptions | None = None
-    lane: Lane = Lane.BULK
-    job_id: Annotated[str, Field(pattern=JOB_ID_PATTERN)] | None = None
+    lane: Annotated[Lane, BeforeValidator(check_lane)] = Lane.BULK
+    job_id: JobId | None = None
     """In place of an `Idempotency-Key`."""
 
 
 class AnnotateRequest(_Request):
-    image: ImageIn
-    prompts: Prompts
+    image: ImageRef
+    prompts: Annotated[list[Prompt], Field(min_length=1, max_length=MAX_PROMPTS)]
     generation: GenerationOptions | None = None
-    timeout_s: Annotated[float, Field(gt=0, le=600)] | None = None
+    timeout_s: Annotated[Annotated[float, Field(gt=0, le=600)] | None, BeforeValidator(no_truth)] = None
     """At most what the door allows, which is also the default."""
+
+
+def _is_event(event: Any) -> Any:
+    if not isinstance(event, dict | list):
+        raise ValueError("must be an event, which is an object, or a list of them")
+    return event
+
+
+EventBody: TypeAlias = Annotated[
+    Any, AfterValidator(_is_event), WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "array", "items": {}}]})
+]

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import re
 from collections.abc import AsyncIterator, Callable
 from time import monotonic
 
@@ -14,7 +13,6 @@ from arno_shared.ledger import JobStatus
 from arno_shared.topic import entries_after, latest_entry_id
 
 _LOOK_EVERY_S = 0.5
-_ENTRY_ID = re.compile(r"[0-9]{1,15}-[0-9]{1,15}")
 _HEARTBEAT_S = 15.0
 
 
@@ -23,7 +21,7 @@ async def job_events(
 ) -> AsyncIterator[str]:
     """Raises JobNotFound and HouseError at once, and not in the stream, which ends when the job does or the door."""
     status = await run_sync(producer.ledger.status, job_id)
-    since = last_event_id if _ENTRY_ID.fullmatch(last_event_id) else await run_sync(latest_entry_id, producer.redis)
+    since = last_event_id or await run_sync(latest_entry_id, producer.redis)
     return _stream(producer, status, since, stopping)
 
 

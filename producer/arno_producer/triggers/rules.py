@@ -10,19 +10,26 @@ output = "s3://results/receipts/"
 lane = "interactive"            # bulk, unless it is given
 """
 
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ValidationError
 
 from arno_shared.errors import InvalidRequest
 from arno_shared.messages import GenerationOptions, Output, Prompts, WireModel, describe_invalid
-from arno_shared.names import Lane, is_own_object
+from arno_shared.names import Lane, check_lane, is_own_object
 from arno_shared.uris import split_s3
 
-RULE_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+
+def _check_name(name: str) -> str:
+    if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise ValueError(
+            "a rule's name has 1 to 64 letters, digits, '.', '_' or '-', and starts with a letter or a digit"
+        )
+    return name
 
 
 def _several(value: Any) -> Any:
@@ -30,14 +37,14 @@ def _several(value: Any) -> Any:
 
 
 class Rule(WireModel):
-    name: Annotated[str, Field(pattern=RULE_NAME_PATTERN)]
+    name: Annotated[str, AfterValidator(_check_name)]
     bucket: str | None = None
     prefix: str = ""
     suffix: Annotated[tuple[str, ...], BeforeValidator(_several)] = ()
     prompts: Prompts
     output: Output
     """Each object has a folder of its own below it."""
-    lane: Lane = Lane.BULK
+    lane: Annotated[Lane, BeforeValidator(check_lane)] = Lane.BULK
     generation: GenerationOptions = GenerationOptions()
 
     def matches(self, bucket: str, key: str) -> bool:

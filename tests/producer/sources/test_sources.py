@@ -82,7 +82,7 @@ def test_a_missing_column_is_told_with_those_that_are_there(tmp_path: Path) -> N
         ("a.csv", 'uri\n"s3://b/a\nb.jpg"\nnone\n', "line 4", "not a URI"),
         ("a.jsonl", '"s3://b/a.jpg"\n{"uri": \n', "line 2", "not JSON"),
         ("a.jsonl", '{"url": "s3://b/a.jpg"}\n', "line 1", "url"),
-        ("a.jsonl", '{"uri": ["s3://b/a.jpg"]}\n', "line 1", "string"),
+        ("a.jsonl", '{"uri": ["s3://b/a.jpg"]}\n', "line 1", "must be a text"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path: Path, name: str, text: str | bytes, where: str, why: str) -> None:
