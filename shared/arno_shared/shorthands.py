@@ -26,13 +26,14 @@ def _one_of(words: Sequence[str]) -> str:
 IMAGE: JsonSchemaValue = {"type": "string", "minLength": 1, "maxLength": 8192, "description": "Its URI."}
 PROMPT: JsonSchemaValue = {
     "type": "string",
-    "pattern": rf"^(?:{_one_of(_tasks(Takes.NOTHING))}\s*|{_one_of(_tasks(Takes.TEXT))}[\s\S]*\S[\s\S]*)$",
-    "maxLength": MAX_TEXT_CHARS + min(map(len, _tasks(Takes.TEXT))),
-    "description": "A task, and after it the text that it takes.",
+    "pattern": rf"^(?:{_one_of(_tasks(Takes.NOTHING))}\s*$|{_one_of(_tasks(Takes.TEXT))}\s*\S)",
+    "description": f"A task, and after it the text that it takes, of at most {MAX_TEXT_CHARS} characters.",
 }
+_BUCKET = "s3://[A-Za-z0-9][A-Za-z0-9._-]*"
+_NAME = r"[^/\\\x00-\x1f\x7f-\x9f]+"
 OUTPUT: JsonSchemaValue = {
     "type": "string",
-    "pattern": r"^(?:s3://[A-Za-z0-9][A-Za-z0-9._-]*|file://)(?:/[^/\\\x00-\x1f\x7f-\x9f]+)*/?$",
+    "pattern": f"^(?:{_BUCKET}|(?:{_BUCKET}/|file:///)(?:{_NAME}(?:/{_NAME})*/?)?)$",
     "description": "s3://bucket/prefix/, or file:///folder/ where that is allowed.",
 }
 

@@ -90,11 +90,14 @@ WRONG = {
         {"images": "s3://a/b", "prompts": "<OD>", "schema_version": 99},
         "a schema_version that nobody speaks",
     ),
-    "no prompts": ({"images": "s3://a/b"}, "prompts: Field required"),
+    "no prompts": ({"images": "s3://a/b"}, "prompts: is missing"),
     "no images": ({"images": [], "prompts": "<OD>"}, "images:"),
     "a task that is none": ({"images": "s3://a/b", "prompts": "<NOPE>"}, "<NOPE>"),
     "a text where none belongs": ({"images": "s3://a/b", "prompts": "<OD>cars"}, "<OD> takes nothing"),
-    "a misspelt field": ({"image": "s3://a/b", "images": "s3://a/b", "prompts": "<OD>"}, "image: Extra"),
+    "a misspelt field": (
+        {"image": "s3://a/b", "images": "s3://a/b", "prompts": "<OD>"},
+        "image: there is no such",
+    ),
     "an output that is none": ({"images": "s3://a/b", "prompts": "<OD>", "output": "ftp://x/"}, "output"),
     "a job id that is a path": ({"images": "s3://a/b", "prompts": "<OD>", "job_id": "../up"}, "job_id"),
 }

@@ -11,7 +11,8 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
-from schemathesis.checks import not_a_server_error, positive_data_acceptance
+from jsonschema import Draft202012Validator
+from schemathesis.checks import negative_data_rejection, not_a_server_error, positive_data_acceptance
 
 from arno_shared.names import Lane
 from tests.producer.conftest import Hand
@@ -101,7 +102,16 @@ def excused(case: schemathesis.Case, response: schemathesis.Response) -> list[An
     if said.get("code") == "not_in_time" and case.body.get("timeout_s", 30) < 1:
         # It was asked for sooner than anybody could answer.
         return [not_a_server_error]
+    if response.status_code == 200 and case.media_type == "multipart/form-data" and is_what_the_form_takes(case):
+        # What Schemathesis has changed beside bytes it takes for wrong, and does not look whether it is.
+        return [negative_data_rejection]
     return []
+
+
+def is_what_the_form_takes(case: schemathesis.Case) -> bool:
+    body = case.operation.schema.raw_schema["paths"]["/v1/annotate"]["post"]["requestBody"]
+    form = Draft202012Validator(body["content"][case.media_type]["schema"])
+    return bool(form.is_valid({**case.body, "image": "bytes" if case.body["image"] else ""}))
 
 
 def is_beyond_json_schema(pointer: str, detail: str) -> bool:
