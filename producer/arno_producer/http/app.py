@@ -13,6 +13,7 @@ from arno_producer.client import Producer
 from arno_producer.http import annotate as annotate_module
 from arno_producer.http.annotate import annotate
 from arno_producer.http.body_limit import BodyLimit
+from arno_producer.http.docs import docs
 from arno_producer.http.events import events
 from arno_producer.http.gate import Gate
 from arno_producer.http.jobs import jobs
@@ -67,6 +68,7 @@ def door(producer: Producer, stopping: Callable[[], bool] = lambda: False) -> Fa
     app.include_router(tasks(), dependencies=known)
     app.include_router(events(producer, rules, metrics), dependencies=known)
     app.include_router(probes(producer, metrics))
+    app.include_router(docs())
     _describe_problems(app)
     return app
 

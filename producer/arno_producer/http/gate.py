@@ -7,12 +7,13 @@ from ipaddress import ip_address
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from arno_producer.http import docs
 from arno_producer.http.problems import problem
 from arno_shared.errors import InvalidRequest
 from arno_shared.settings import HttpSettings
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json"})
-"""For probes, Prometheus and generators of clients, who have no token."""
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json"}) | docs.PATHS
+"""For probes, Prometheus, generators of clients, and the page on which a token is typed: they have none."""
 
 
 class Gate:
