@@ -81,8 +81,11 @@ def arno_worker(
         "OMP_NUM_THREADS": "1",
         **(env or {}),
     }
-    forks = fork_server(*(WORKER if whole.get("ARNO_WORKER__ENGINE") == "null" else FLORENCE))
-    process = forks.start(module, ["--device", "cpu", "--name", name], whole, log)
+    needs = WORKER if whole.get("ARNO_WORKER__ENGINE") == "null" else FLORENCE
+    # Code from elsewhere must not meet what was imported from here.
+    process = fork_server(*(() if "PYTHONPATH" in whole else needs)).start(
+        module, ["--device", "cpu", "--name", name], whole, log
+    )
     worker = ArnoWorker(name, process, log)
     app = celery_app(settings)
 

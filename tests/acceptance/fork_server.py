@@ -4,6 +4,7 @@ A cold start of a worker costs seconds of a core, and most of it is imports. Wha
 own, whose module runs as `__main__`, with its own environment and arguments.
 """
 
+import gc
 import json
 import os
 import runpy
@@ -50,6 +51,9 @@ class ForkServer:
     ) -> "Fork":
         """`program`: a module's name, or a file's path. What it says goes to `out`, its errors to `err` where given."""
         files = {"out": str(out), "err": str(err or out)}
+        for file in files.values():
+            # There when this returns, however long the fork takes to come to itself.
+            Path(file).touch()
         pid = self._ask(program=program, arguments=list(arguments), env=dict(env), **files)
         assert pid is not None
         return Fork(pid, self)
@@ -141,6 +145,7 @@ def _become(program: str, arguments: Sequence[str], env: Mapping[str, str], out:
     os.closerange(3, 64)
     os.environ.clear()
     os.environ.update(env)
+    sys.path[1:1] = filter(None, env.get("PYTHONPATH", "").split(":"))
     sys.argv = [program, *arguments]
     if program.endswith(".py"):
         sys.path[0] = str(Path(program).parent)
@@ -152,6 +157,8 @@ def _become(program: str, arguments: Sequence[str], env: Mapping[str, str], out:
 if __name__ == "__main__":
     for name in sys.argv[1:]:
         __import__(name)
+    # What was imported stays: no collection in a fork need look at it, and so copy it.
+    gc.freeze()
     # What a module says must not be taken for an answer.
     answers = os.dup(1)
     os.dup2(2, 1)

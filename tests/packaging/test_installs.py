@@ -12,8 +12,8 @@ from PIL import Image
 
 from arno_shared.uris import file_uri
 from tests.acceptance.arno_worker import eventually, logged_lines
-from tests.acceptance.fork_server import ROOT
 from tests.acceptance.collector import collector
+from tests.acceptance.fork_server import ROOT
 from tests.packaging.distribution import Environment, build
 from tests.servers import free_port
 
