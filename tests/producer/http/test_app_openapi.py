@@ -80,7 +80,7 @@ def test_every_answer_is_described(open_door: Open, tmp_path: Path) -> None:
 
 def answer(operation: Any, mode: schemathesis.GenerationMode) -> None:
     @given(case=operation.as_strategy(generation_mode=mode))
-    @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
     def asked(case: schemathesis.Case) -> None:
         response = case.call(headers={"Host": "localhost"})
         case.validate_response(response, excluded_checks=excused(case, response))
@@ -111,7 +111,9 @@ def excused(case: schemathesis.Case, response: schemathesis.Response) -> list[An
 def is_what_the_form_takes(case: schemathesis.Case) -> bool:
     body = case.operation.schema.raw_schema["paths"]["/v1/annotate"]["post"]["requestBody"]
     form = Draft202012Validator(body["content"][case.media_type]["schema"])
-    return bool(form.is_valid({**case.body, "image": "bytes" if case.body["image"] else ""}))
+    # Bytes of Schemathesis' own kind, which count as empty whatever they hold.
+    image = getattr(case.body["image"], "data", case.body["image"])
+    return bool(form.is_valid({**case.body, "image": "bytes" if image else ""}))
 
 
 def is_beyond_json_schema(pointer: str, detail: str) -> bool:

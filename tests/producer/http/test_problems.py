@@ -15,7 +15,7 @@ from arno_shared.errors import InvalidRequest, StorageRefused
 from arno_shared.settings import Settings
 from tests.producer.conftest import Hand, Ran
 from tests.producer.http.conftest import Open
-from tests.shared.s3_stub import S3Stub
+from tests.shared.storage.s3_stub import S3Stub
 
 JOB: dict[str, Any] = {"images": ["s3://photos/a.jpg"], "prompts": ["<OD>"]}
 ONE: dict[str, Any] = {"image": "s3://photos/a.jpg", "prompts": ["<OD>"]}
