@@ -107,7 +107,7 @@ def test_it_ends_well(tmp_path: Path) -> None:
     ("number", "when"),
     [
         (signal.SIGHUP, "are starting"),
-        (signal.SIGTERM, "are drawn and uploaded"),
+        pytest.param(signal.SIGTERM, "are drawn and uploaded", marks=pytest.mark.long),
         (signal.SIGINT, "3 prompts each"),
     ],
 )

@@ -16,7 +16,7 @@ from tests.acceptance.fork_server import FLORENCE, fork_server
 BENCH = Path(__file__).parents[2] / "bench"
 TINY = BUNDLED / "arno-tiny"
 
-SHORT = ["--images", "4", "--single-images", "3", "--batch", "2", "--device", "cpu"]
+SHORT = ["--images", "4", "--single-images", "3", "--batch", "2", "--device", "cpu", "--rounds", "1"]
 ONE_WRONG_TOKEN = f"""
 import sys
 sys.path.insert(0, {str(BENCH)!r})
@@ -47,7 +47,7 @@ def run(*command: object) -> subprocess.CompletedProcess[str]:
 def test_every_row_is_measured_and_every_token_compared(tmp_path: Path) -> None:
     file = tmp_path / "report.json"
     peaks = ["--peak-tflops", "0.1", "--peak-gb-per-s", "20"]
-    done = run(BENCH / "engine.py", *SHORT, "--workloads", "mix", "four", *peaks, "--json", file)
+    done = run(BENCH / "engine.py", *SHORT, "--rounds", "2", "--workloads", "mix", "four", *peaks, "--json", file)
     assert done.returncode == 0, done.stderr
     report = json.loads(file.read_text())
     measured = {(one["workload"], one["row"]): one for one in report["measured"]}
@@ -72,6 +72,7 @@ def test_one_wrong_token_fails_the_run(tmp_path: Path) -> None:
     assert "caption: D and A answer <CAPTION> about picture 0 differently from token" in done.stderr, done.stderr
 
 
+@pytest.mark.long
 def test_agreement_is_a_table_where_tokens_may_differ() -> None:
     done = run(
         BENCH / "engine.py", *SHORT, "--rows", "B", "D", "--workloads", "od", "--dtype", "bfloat16", "--agreement", 2
