@@ -9,13 +9,13 @@ MINUTES ?= 10
 SEED ?= 7
 SECONDS ?= 60
 # Tests wait more than they work.
-PROCESSES ?= 2
+PROCESSES ?= 5
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults soak fuzz check format schemas errors train evaluate bench clean
+.PHONY: help demo test long faults soak fuzz check format schemas errors train evaluate bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -24,12 +24,19 @@ help: ## show this list
 demo: $(INSTALLED) ## run the whole system on this machine
 	@exec $(BIN)/arno demo $(ARGS)
 
-# One thread: tests run beside each other's processes, and torch's threads on few cores only get in the way.
-test: $(INSTALLED) ## run the tests, several at a time: PROCESSES=2
-	@OMP_NUM_THREADS=1 exec $(BIN)/pytest -n $(PROCESSES) $(ARGS)
+# One thread: tests run beside each other's processes, and torch's threads on few cores only get in the way. A file's
+# tests share what it starts, so that they stay together; and bytecode is kept, for all the processes that are started.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= exec $(BIN)/pytest
+TOGETHER := -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
+
+test: $(INSTALLED) ## run the tests, several at a time: PROCESSES=5
+	@$(PYTEST) $(TOGETHER) $(ARGS)
+
+long: $(INSTALLED) ## run the tests, with those that take long: an hour
+	@$(PYTEST) $(TOGETHER) --long --timeout 3600 $(ARGS)
 
 faults: $(INSTALLED) ## make everything fail that can, often, and count what is lost
-	@OMP_NUM_THREADS=1 exec $(BIN)/pytest tests/faults tests/shared/storage/test_storage_faults.py --long --timeout 3600 $(ARGS)
+	@$(PYTEST) tests/faults tests/shared/storage/test_storage_faults.py --long --timeout 3600 $(ARGS)
 
 soak: $(INSTALLED) ## random faults for MINUTES=10, then count everything
 	@OMP_NUM_THREADS=1 exec $(BIN)/python -m tests.faults.soak --minutes $(MINUTES) --seed $(SEED)

@@ -11,6 +11,9 @@ from hypothesis import settings
 
 from tests import servers
 
+WAIT = {"acceptance", "bench", "deploy", "documents", "faults", "packaging"}
+"""Folders of tests that wait more than they work."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--long"):
@@ -30,8 +33,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.getoption("--long"):
         long = [item for item in items if item.get_closest_marker("long")]
-        items[:] = [item for item in items if item not in long]
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
         config.hook.pytest_deselected(items=long)
+    items[:] = _mixed(items)
+
+
+def _mixed(items: list[pytest.Item]) -> list[pytest.Item]:
+    """File by file, those that wait for processes of theirs among those that compute: cores are busy all the time."""
+    files: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.nodeid.partition("::")[0], []).append(item)
+    waiting = [file for file in files if WAIT & set(file.split("/"))]
+    # Those of the engine first: some take minutes.
+    computing = [file for file in reversed(files) if not WAIT & set(file.split("/"))]
+    turns = {file: n / len(kind) for kind in (waiting, computing) for n, file in enumerate(kind)}
+    return [item for file in sorted(files, key=turns.__getitem__) for item in files[file]]
 
 
 def pytest_collection_finish() -> None:

@@ -14,7 +14,7 @@ import psutil
 
 from arno_shared.broker import celery_app, node_names
 from arno_shared.settings import Settings
-from tests.acceptance.fork_server import FLORENCE, WORKER, Fork, fork_server
+from tests.acceptance.fork_server import FLORENCE, LIGHT, Fork, fork_server
 
 PATIENCE_S = 60.0
 """How long a condition may take to come true on a busy machine. Nothing is waited for longer than it takes."""
@@ -81,7 +81,7 @@ def arno_worker(
         "OMP_NUM_THREADS": "1",
         **(env or {}),
     }
-    needs = WORKER if whole.get("ARNO_WORKER__ENGINE") == "null" else FLORENCE
+    needs = LIGHT if whole.get("ARNO_WORKER__ENGINE") == "null" else FLORENCE
     # Code from elsewhere must not meet what was imported from here.
     process = fork_server(*(() if "PYTHONPATH" in whole else needs)).start(
         module, ["--device", "cpu", "--name", name], whole, log

@@ -22,8 +22,11 @@ from typing import IO, Any
 
 ROOT = Path(__file__).parents[2]
 
-WORKER = ("arno_workers.node", "celery.worker.worker", "celery.concurrency.thread", "celery.bin.celery")
-FLORENCE = (*WORKER, "arno_workers.engine.florence", "transformers.models.florence2.modeling_florence2")
+LIGHT = (
+    *("arno_workers.node", "celery.worker.worker", "celery.concurrency.thread", "celery.bin.celery"),
+    *("arno_producer.http.serve", "arno_producer.cli.trigger", "arno_producer.triggers.sqs", "boto3.session"),
+)
+FLORENCE = (*LIGHT, "arno_workers.engine.florence", "transformers.models.florence2.modeling_florence2")
 """What is imported beforehand: torch only for those who need it."""
 
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND

@@ -108,7 +108,7 @@ def test_it_ends_well(tmp_path: Path) -> None:
     [
         (signal.SIGHUP, "are starting"),
         pytest.param(signal.SIGTERM, "are drawn and uploaded", marks=pytest.mark.long),
-        (signal.SIGINT, "3 prompts each"),
+        pytest.param(signal.SIGINT, "3 prompts each", marks=pytest.mark.long),
     ],
 )
 def test_a_signal_in_the_middle_leaves_nothing(number: signal.Signals, when: str, tmp_path: Path) -> None:

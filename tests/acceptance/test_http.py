@@ -3,8 +3,6 @@
 import io
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,6 +19,7 @@ from arno_shared.ledger import JobState
 from arno_shared.names import uploads_prefix
 from arno_shared.settings import Settings
 from tests.acceptance.arno_worker import ArnoWorker, eventually, logged_lines
+from tests.acceptance.fork_server import LIGHT, Fork, fork_server
 from tests.servers import make_bucket
 
 PICTURE = io.BytesIO()
@@ -33,7 +32,7 @@ def upload() -> dict[str, Any]:
 
 
 class Door:
-    def __init__(self, process: subprocess.Popen[bytes], url: str) -> None:
+    def __init__(self, process: Fork, url: str) -> None:
         self.process, self.url = process, url
 
     def ask(self, method: str, path: str, **given: Any) -> urllib3.BaseHTTPResponse:
@@ -42,17 +41,13 @@ class Door:
 
 @contextmanager
 def open_door(settings: Settings, log: Path, **env: str) -> Iterator[Door]:
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-c", "from arno_producer.cli import main; main()", "serve", "--port", "0"],
-            stderr=stream,
-            env={
-                **os.environ,
-                "ARNO_REDIS_URL": settings.redis_url,
-                "ARNO_OUTPUT_PREFIX": settings.output_prefix,
-                **env,
-            },
-        )
+    whole = {
+        **os.environ,
+        "ARNO_REDIS_URL": settings.redis_url,
+        "ARNO_OUTPUT_PREFIX": settings.output_prefix,
+        **env,
+    }
+    process = fork_server(*LIGHT).start("tests.acceptance.arno_command", ["serve", "--port", "0"], whole, log)
 
     def address() -> str | None:
         assert process.poll() is None, log.read_text()

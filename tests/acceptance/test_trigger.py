@@ -22,6 +22,7 @@ from arno_shared.parts import decode_part
 from arno_shared.results import ResultRow
 from arno_shared.settings import Settings
 from tests.acceptance.arno_worker import ArnoWorker, eventually, logged_lines
+from tests.acceptance.fork_server import LIGHT, Fork, fork_server
 from tests.producer.sources.test_events import event
 from tests.servers import make_bucket
 
@@ -80,7 +81,7 @@ def rows(cloud: Cloud, producer: Producer) -> Callable[[], list[ResultRow]]:
 
 
 class Running:
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, process: Fork, log: Path) -> None:
         self.process, self.log = process, log
 
     def logged(self, words: str) -> list[dict[str, Any]]:
@@ -94,13 +95,9 @@ class Running:
 @contextmanager
 def trigger(settings: Settings, folder: Path, *arguments: str) -> Iterator[Running]:
     log = folder / "trigger.log"
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-c", "from arno_producer.cli import main; main()", "trigger", *arguments],
-            stderr=stream,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, "ARNO_REDIS_URL": settings.redis_url, "ARNO_OUTPUT_PREFIX": settings.output_prefix},
-        )
+    log.unlink(missing_ok=True)
+    env = {**os.environ, "ARNO_REDIS_URL": settings.redis_url, "ARNO_OUTPUT_PREFIX": settings.output_prefix}
+    process = fork_server(*LIGHT).start("tests.acceptance.arno_command", ["trigger", *arguments], env, log)
     running = Running(process, log)
 
     def started() -> bool:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from arno_shared.names import Lane
 from arno_shared.settings import Settings
 from tests.acceptance.arno_worker import ArnoWorker, eventually
 from tests.acceptance.fork_server import ROOT
+from tests.programs import program
 from tests.servers import free_port
 
 CONFIG = ROOT / "deploy" / "flower" / "flowerconfig.py"
@@ -57,12 +57,10 @@ def is_up(url: str) -> bool:
 
 
 def browser(url: str, folder: Path, *what: str) -> str:
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    assert program, "this test needs a browser: apt-get install chromium"
     options = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
     shown = subprocess.run(
         [
-            *(program, *options, f"--user-data-dir={folder / 'browser'}", "--window-size=1500,900"),
+            *(program("chromium"), *options, f"--user-data-dir={folder / 'browser'}", "--window-size=1500,900"),
             *("--virtual-time-budget=8000", *what, url),
         ],
         capture_output=True,

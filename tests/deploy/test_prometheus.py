@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from arno_shared.settings import HttpSettings
 from tests.acceptance.arno_worker import ArnoWorker
 from tests.acceptance.fork_server import ROOT
 from tests.producer.sources.test_events import event
+from tests.programs import program
 
 DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "arno.json").read_text())
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
@@ -33,9 +33,7 @@ LABELS = {
 
 
 def promtool(*arguments: str) -> None:
-    program = shutil.which("promtool")
-    assert program, "this test needs Prometheus's promtool: apt-get install prometheus"
-    ran = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
+    ran = subprocess.run([program("promtool"), *arguments], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 

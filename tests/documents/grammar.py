@@ -136,6 +136,8 @@ def _pytest(words: list[str]) -> None:
     parser = _Parser("pytest")
     parser.add_argument("paths", nargs="*")
     parser.add_argument("-n", type=int)
+    parser.add_argument("--dist", choices=["loadfile"])
+    parser.add_argument("--no-loadscope-reorder", action="store_true")
     parser.add_argument("-k")
     parser.add_argument("-m", choices=[marker.partition(":")[0] for marker in options["markers"]])
     parser.add_argument("--long", action="store_true")

@@ -95,6 +95,7 @@ NOT_RUN = (
     NotRun("docker compose", "no Docker engine"),
     NotRun("make demo", "minutes; tests/acceptance/test_demo.py runs it"),
     NotRun("make test", "these are the tests"),
+    NotRun("make long", "these are the tests"),
     NotRun("make faults", "half an hour; its short form is among the tests"),
     NotRun("make soak", "as many minutes as it is told"),
     NotRun("make fuzz", "as many seconds as it is told, and needs an extra"),

@@ -21,6 +21,7 @@ from tests.acceptance.test_trigger import picture
 from tests.documents.blocks import DOCUMENTS, ROOT, Command, blocks, commands, spans
 from tests.documents.shell import Shell
 from tests.documents.stand_ins import ENVIRONMENT, NOT_RUN, PRINTS, SERVERS, STAND_INS, Server, is_run, with_stand_ins
+from tests.programs import program
 
 BIN = Path(sys.executable).parent
 IN_ORDER = sorted(DOCUMENTS, key=lambda document: document != "README.md")
@@ -84,6 +85,8 @@ def fill_folder(folder: Path) -> None:
 
 
 def test_every_command_and_snippet_runs(shell: Shell) -> None:
+    for name in ("curl", "jq"):
+        program(name)
     for document in IN_ORDER:
         for command in to_run(document):
             server = next((one for one in SERVERS if command.text.startswith(one.begins)), None)

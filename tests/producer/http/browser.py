@@ -3,12 +3,13 @@
 import base64
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from tests.programs import program
 
 _OPTIONS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
 
@@ -79,11 +80,9 @@ class Page:
 
 @contextmanager
 def browser(folder: Path) -> Iterator[Page]:
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    assert program, "this test needs a browser: apt-get install chromium"
     its_input, to_browser = os.pipe()
     from_browser, its_output = os.pipe()
-    command = (program, *_OPTIONS, f"--user-data-dir={folder / 'browser'}", "--remote-debugging-pipe")
+    command = (program("chromium"), *_OPTIONS, f"--user-data-dir={folder / 'browser'}", "--remote-debugging-pipe")
     process = subprocess.Popen(
         # It reads from 3 and writes to 4.
         ["bash", "-c", f'exec "$@" 3<&{its_input} 4>&{its_output}', "bash", *command],

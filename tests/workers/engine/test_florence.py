@@ -119,12 +119,18 @@ Key = tuple[int, str, int]
 
 
 @pytest.fixture(scope="module")
-def expected(reference: Reference) -> Callable[[int], dict[Key, Expected]]:
-    """By picture, task and beams: what transformers answers to every prompt for 24 pictures."""
+def seeds(request: pytest.FixtureRequest) -> range:
+    """Of the pictures that every task is asked about."""
+    return range(24 if request.config.getoption("--long") else 12)
+
+
+@pytest.fixture(scope="module")
+def expected(reference: Reference, seeds: range) -> Callable[[int], dict[Key, Expected]]:
+    """By picture, task and beams: what transformers answers to every prompt for each picture."""
 
     @cache
     def answers(num_beams: int) -> dict[Key, Expected]:
-        pictures, found = [_picture(seed) for seed in range(24)], {}
+        pictures, found = [_picture(seed) for seed in seeds], {}
         for prompt in PROMPTS:
             texts = [_text(prompt, picture) for picture in pictures]
             answered = reference.answers(pictures, texts, num_beams=num_beams, max_new_tokens=LIMIT)
@@ -137,9 +143,9 @@ def expected(reference: Reference) -> Callable[[int], dict[Key, Expected]]:
 
 @pytest.mark.parametrize("num_beams", [1, 3, 5])
 def test_every_task_answers_what_model_generate_answers(
-    replica: FlorenceReplica, expected: Callable[[int], dict[Key, Expected]], num_beams: int
+    replica: FlorenceReplica, expected: Callable[[int], dict[Key, Expected]], seeds: range, num_beams: int
 ) -> None:
-    pictures = [_picture(seed) for seed in range(24)]
+    pictures = [_picture(seed) for seed in seeds]
     work = [(picture, [_ask(replica, picture, prompt, num_beams) for prompt in PROMPTS]) for picture in pictures]
     for seed, answers in enumerate(_answers(replica, work)):
         for prompt, answer in zip(PROMPTS, answers, strict=True):
@@ -169,12 +175,12 @@ def test_what_the_model_was_taught_it_answers_as_model_generate(
     ("slots", "vision_images"), [(1, 1), (2, 3), (3, 16), (7, 1), (7, 3), (7, 16), (64, 1), (64, 3), (64, 16)]
 )
 def test_neither_batches_nor_order_nor_neighbours_change_an_answer(
-    expected: Callable[[int], dict[Key, Expected]], slots: int, vision_images: int
+    expected: Callable[[int], dict[Key, Expected]], seeds: range, slots: int, vision_images: int
 ) -> None:
     """Pictures in a random order, each with prompts of its own, and with one, three and five beams at a time."""
     replica, random = _replica(slots=slots, max_batch_images=vision_images), Random(slots * vision_images)
     work, keys = [], []
-    for seed in random.sample(range(24), 8 if slots < 3 else 18):
+    for seed in random.sample(seeds, len(seeds) // (3 if slots < 3 else 1)):
         prompts = random.sample(PROMPTS, random.randint(1, 6))
         beams = [random.choice((1, 3, 5)) for _ in prompts]
         asks = [_ask(replica, _picture(seed), prompt, width) for prompt, width in zip(prompts, beams, strict=True)]
@@ -307,11 +313,11 @@ def _in_turn(replica: FlorenceReplica, work: Sequence[tuple[Image.Image, Sequenc
 
 
 def test_the_engine_gives_every_caller_the_answers_to_its_own_asks(
-    replica: FlorenceReplica, expected: Callable[[int], dict[Key, Expected]]
+    replica: FlorenceReplica, expected: Callable[[int], dict[Key, Expected]], seeds: range
 ) -> None:
     prompts = [PROMPTS[place] for place in (0, 3, 8)]
     kinds = list(zip(prompts, (3, 1, 5), strict=True))
-    work = [(_picture(seed), [_ask(replica, _picture(seed), *kind) for kind in kinds]) for seed in range(24)]
+    work = [(_picture(seed), [_ask(replica, _picture(seed), *kind) for kind in kinds]) for seed in seeds]
     for seed, answered in enumerate(_in_turn(replica, work)):
         assert answered.wait_ms >= 0
         assert answered.model_ms > 0
