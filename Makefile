@@ -9,7 +9,7 @@ MINUTES ?= 10
 SEED ?= 7
 SECONDS ?= 60
 # Tests wait more than they work.
-PROCESSES ?= 5
+PROCESSES ?= 4
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -29,7 +29,7 @@ demo: $(INSTALLED) ## run the whole system on this machine
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= exec $(BIN)/pytest
 TOGETHER := -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
-test: $(INSTALLED) ## run the tests, several at a time: PROCESSES=5
+test: $(INSTALLED) ## run the tests, several at a time: PROCESSES=4
 	@$(PYTEST) $(TOGETHER) $(ARGS)
 
 long: $(INSTALLED) ## run the tests, with those that take long: an hour

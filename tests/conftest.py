@@ -16,6 +16,8 @@ WAIT = {"acceptance", "bench", "deploy", "documents", "faults", "packaging"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Until all is collected: nothing of it is garbage, torch least of all, and to look costs a quarter of the time.
+    gc.disable()
     if config.getoption("--long"):
         settings.register_profile("long", max_examples=1000)
         settings.load_profile("long")
@@ -51,7 +53,7 @@ def _mixed(items: list[pytest.Item]) -> list[pytest.Item]:
 
 
 def pytest_collection_finish() -> None:
-    # What was imported stays, torch among it: that no collection looks at it again saves minutes.
+    gc.enable()
     gc.freeze()
 
 
