@@ -63,6 +63,7 @@ def annotate(producer: Producer, metrics: DoorMetrics) -> APIRouter:
 
     @router.post(
         PATH,
+        summary="Ask about one picture, and get the answer",
         response_model=ResultRow,
         responses=responses(
             HTTPStatus.BAD_REQUEST,

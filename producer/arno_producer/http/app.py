@@ -28,6 +28,10 @@ from arno_shared.house_metrics import HouseCollector
 
 _EVERYWHERE = responses(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
+_WHAT = (
+    "Florence-2 over very large numbers of images: captions, boxes, text, masks. Submit a job and read its results, or "
+    "ask about one picture and wait for the answer."
+)
 _FORM_BYTES = 64 * 1024
 """What a form says beside the picture."""
 
@@ -60,7 +64,9 @@ def door(producer: Producer, stopping: Callable[[], bool] = lambda: False) -> Fa
     # Made here once, so that it refuses at the start and not with the first request.
     Gate(_nobody, settings)
     middleware += [Middleware(Gate, settings=settings), Middleware(BodyLimit, max_bytes=max_bytes)]
-    app = FastAPI(title="Arno", version=__version__, middleware=middleware, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Arno", description=_WHAT, version=__version__, middleware=middleware, docs_url=None, redoc_url=None
+    )
     install(app)
     known = [Depends(HTTPBearer(auto_error=False))] if settings.tokens else []
     app.include_router(jobs(producer, metrics, stopping), dependencies=known)

@@ -34,6 +34,7 @@ def events(producer: Producer, rules: Sequence[Rule], metrics: DoorMetrics) -> A
 
     @router.post(
         PATH,
+        summary="Take an event of object storage",
         responses=responses(
             HTTPStatus.BAD_REQUEST,
             HTTPStatus.NOT_FOUND,

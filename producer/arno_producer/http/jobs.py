@@ -46,6 +46,7 @@ def jobs(producer: Producer, metrics: DoorMetrics, stopping: Callable[[], bool])
 
     @router.post(
         "",
+        summary="Submit a job",
         dependencies=[Depends(check_output)],
         status_code=HTTPStatus.CREATED,
         responses={
@@ -102,7 +103,7 @@ def jobs(producer: Producer, metrics: DoorMetrics, stopping: Callable[[], bool])
         response.headers["Location"] = f"/v1/jobs/{job.id}"
         return views.of(status)
 
-    @router.get("", responses=responses(HTTPStatus.UNPROCESSABLE_ENTITY))
+    @router.get("", summary="The latest jobs", responses=responses(HTTPStatus.UNPROCESSABLE_ENTITY))
     def latest(limit: Annotated[int, Query(ge=1, le=1000)] = 20) -> JobList:
         """The latest jobs, newest first."""
         found = []
@@ -113,13 +114,14 @@ def jobs(producer: Producer, metrics: DoorMetrics, stopping: Callable[[], bool])
                 continue
         return JobList(jobs=found)
 
-    @router.get("/{job_id}", responses=_NOT_FOUND)
+    @router.get("/{job_id}", summary="How far a job is", responses=_NOT_FOUND)
     def one(job_id: PathJobId) -> JobView:
         """How far a job is."""
         return views.of(producer.ledger.status(job_id))
 
     @router.get(
         "/{job_id}/results",
+        summary="Its result rows, page by page",
         response_class=Response,
         responses={
             200: {"content": {NDJSON: {"schema": {"type": "string"}}}, "description": "Result rows, one a line"},
@@ -153,6 +155,7 @@ def jobs(producer: Producer, metrics: DoorMetrics, stopping: Callable[[], bool])
 
     @router.get(
         "/{job_id}/events",
+        summary="What happens to it, as it happens",
         response_class=StreamingResponse,
         responses={
             200: {"content": {"text/event-stream": {}}, "description": "As they come"},
@@ -169,7 +172,7 @@ def jobs(producer: Producer, metrics: DoorMetrics, stopping: Callable[[], bool])
         stream = await job_events(producer, job_id, last_event_id, stopping)
         return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
-    @router.post("/{job_id}/cancel", responses=_MOVES)
+    @router.post("/{job_id}/cancel", summary="Stop a job", responses=_MOVES)
     def cancel(job_id: PathJobId) -> JobView:
         """Stops a job: chunks that no worker has begun are dropped. 409 when it is done."""
         job = producer.job(job_id)
@@ -177,12 +180,12 @@ def jobs(producer: Producer, metrics: DoorMetrics, stopping: Callable[[], bool])
             raise JobConflict(f"job {job_id!r} is done, and cannot be cancelled")
         return views.of(job.status())
 
-    @router.post("/{job_id}/pause", responses=_MOVES)
+    @router.post("/{job_id}/pause", summary="Let a job stand still", responses=_MOVES)
     def pause(job_id: PathJobId) -> JobView:
         """Lets a job stand still. 409 when it has ended."""
         return _moved(Job.pause, job_id)
 
-    @router.post("/{job_id}/resume", responses=_MOVES)
+    @router.post("/{job_id}/resume", summary="Let a paused job go on", responses=_MOVES)
     def resume(job_id: PathJobId) -> JobView:
         """Lets a paused job go on. 409 when it has ended; `arno resume` brings a cancelled one back."""
         return _moved(Job.unpause, job_id)

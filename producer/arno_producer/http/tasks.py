@@ -24,7 +24,7 @@ class TaskList(BaseModel):
 def tasks() -> APIRouter:
     router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 
-    @router.get("", responses=responses())
+    @router.get("", summary="What may be asked of a picture", responses=responses())
     def catalogue() -> TaskList:
         """What may be asked of a picture."""
         return TaskList(
