@@ -153,7 +153,8 @@ def test_every_task_answers_what_model_generate_answers(
 
 
 @pytest.mark.parametrize(
-    ("num_beams", "count"), [(None, 60), (1, 60), (5, 60), pytest.param(None, 200, marks=pytest.mark.long)]
+    ("num_beams", "count"),
+    [(None, 30), (1, 30), (5, 30), *(pytest.param(beams, 200, marks=pytest.mark.long) for beams in (None, 1, 5))],
 )
 def test_what_the_model_was_taught_it_answers_as_model_generate(
     replica: FlorenceReplica, reference: Reference, num_beams: int | None, count: int
