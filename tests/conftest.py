@@ -1,12 +1,15 @@
 """Servers that every test may use. Each runs once a session, and only when a test asks for it."""
 
 import gc
+import logging
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import settings
 
 from tests import servers
@@ -79,6 +82,25 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("faults")
         for line in REPORT:
             terminalreporter.write_line(line)
+
+
+def _configure_logs(configure: Callable[..., None], **options: Any) -> None:
+    # A logger that was first used in one test would keep that test's configuration for all others.
+    configure(**{**options, "cache_logger_on_first_use": False})
+
+
+structlog.configure = partial(_configure_logs, structlog.configure)
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_they_were() -> Iterator[None]:
+    """Commands that run in this process configure logging, for good."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    if structlog.is_configured():
+        root.handlers[:], root.level = handlers, level
+        structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

@@ -3,16 +3,14 @@
 import base64
 import io
 import json
-import logging
 import secrets
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import structlog
 
 from arno_producer import Producer
 from arno_producer.cli import main
@@ -171,14 +169,10 @@ class Ran(NamedTuple):
 
 
 @pytest.fixture
-def arno(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Callable[..., Ran]]:
+def arno(settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
     """Runs the command, as the entry point does, with the test's Valkey and output prefix."""
     monkeypatch.setenv("ARNO_REDIS_URL", settings.redis_url)
     monkeypatch.setenv("ARNO_PRODUCER__CHUNK_IMAGES", "2")
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
 
     def run(*arguments: str, typed: str = "") -> Ran:
         capsys.readouterr()
@@ -188,6 +182,4 @@ def arno(
             main()
         return Ran(int(left.value.code or 0), *capsys.readouterr())
 
-    yield run
-    root.handlers[:], root.level = handlers, level
-    structlog.reset_defaults()
+    return run
