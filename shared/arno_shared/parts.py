@@ -35,7 +35,9 @@ def decode_part(data: bytes, format: str) -> list[ResultRow]:
     import_parquet()
     import pyarrow.parquet as pq
 
-    return [_from_columns(columns) for columns in pq.read_table(io.BytesIO(data)).to_pylist()]
+    # In this thread: a part is small, and pyarrow's threads abort a process that ends soon after.
+    table = pq.read_table(io.BytesIO(data), use_threads=False)
+    return [_from_columns(columns) for columns in table.to_pylist()]
 
 
 def import_parquet() -> None:

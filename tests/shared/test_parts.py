@@ -2,6 +2,7 @@
 
 import io
 import json
+import subprocess
 import sys
 from datetime import UTC, datetime
 from typing import Any
@@ -146,3 +147,17 @@ def test_without_pyarrow_the_error_names_what_to_install(monkeypatch: pytest.Mon
     with pytest.raises(MissingExtra, match=r"pip install 'arno\[parquet\]'"):
         decode_part(b"", "parquet")
     assert encode_part(ROWS, "jsonl")
+
+
+READ = """
+import sys
+from arno_shared.parts import decode_part
+decode_part(sys.stdin.buffer.read(), "parquet")
+"""
+
+
+def test_a_process_that_has_read_parquet_ends_well() -> None:
+    """pyarrow's threads aborted every other one."""
+    part = encode_part(ROWS, "parquet")
+    codes = [subprocess.run([sys.executable, "-c", READ], input=part, capture_output=True).returncode for _ in range(5)]
+    assert codes == [0] * 5

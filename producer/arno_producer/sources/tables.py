@@ -37,7 +37,8 @@ def read_parquet(file: BinaryIO, name: str, columns: Columns) -> Iterator[ImageR
     try:
         table = pq.ParquetFile(file)
         taken = columns.found_in(table.schema_arrow.names, name)
-        for batch in table.iter_batches(_BATCH_ROWS, columns=sorted({*taken.values()})):
+        # In this thread: pyarrow's own abort a process that ends soon after.
+        for batch in table.iter_batches(_BATCH_ROWS, columns=sorted({*taken.values()}), use_threads=False):
             for row in batch.to_pylist():
                 number += 1
                 yield image_at(f"{name}, row {number}", {field: row[column] for field, column in taken.items()})
