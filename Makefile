@@ -32,7 +32,7 @@ TOGETHER := -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 test: $(INSTALLED) ## run the tests, several at a time: PROCESSES=4
 	@$(PYTEST) $(TOGETHER) $(ARGS)
 
-long: $(INSTALLED) ## run the tests, with those that take long: an hour
+long: $(INSTALLED) ## run the tests, those that take long too
 	@$(PYTEST) $(TOGETHER) --long --timeout 3600 $(ARGS)
 
 faults: $(INSTALLED) ## make everything fail that can, often, and count what is lost
