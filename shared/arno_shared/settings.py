@@ -99,6 +99,16 @@ class WorkerSettings(_Group):
     pixels: Literal["exact", "fast"] = "exact"
     """`exact`: what the checkpoint's image processor makes of a picture, bit for bit. `fast`: JPEGs are scaled down
     while they are decoded, though never below the model's input, and resized by torch."""
+    kernels: Literal["plain", "compiled", "triton"] = "plain"
+    """On CUDA, what computes everything between the matrix products: torch's own functions, those that torch's compiler
+    makes of them (which needs gcc, and a minute at the start), or Arno's kernels in Triton."""
+    graphs: bool = True
+    """On CUDA: all that the device does is recorded at the start as CUDA graphs, and launched as these."""
+    overlap: bool = False
+    """On CUDA: the vision tower looks at pictures while answers grow, on a stream of its own."""
+    cudnn_attention: bool = False
+    """On CUDA: torch may take cuDNN's attention, which is fast, and prepares itself for each new shape for 50 ms and
+    more."""
     torch_threads: int = Field(default=0, ge=0)
     """Threads of torch on CPU; 0 measures at the start how many pay."""
     engine: Literal["florence", "null"] = "florence"

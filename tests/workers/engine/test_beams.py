@@ -16,6 +16,7 @@ from arno_workers.engine.beams import Hypothesis
 from arno_workers.engine.caches import Room
 from arno_workers.engine.decoder import Decoder, DecoderWeights
 from arno_workers.engine.encoder import TextEncoder
+from arno_workers.engine.functions import Extent, Reach
 from arno_workers.engine.generation import GenerationRules
 from tests.workers.engine.odd_models import BABBLERS, Expected, OddModel, build, generate
 
@@ -83,11 +84,9 @@ class Search:
         """One token for everybody; the slots that are done then."""
         before = self.done
         standing = [slot for slot in self._prompt_tokens if slot not in before]
-        self.decoder.step(
-            max(standing) + 1,
-            max(self._prompt_tokens[slot] for slot in standing),
-            int(self.beams.length[standing].max()),
-        )
+        longest = int(self.beams.length[standing].max())
+        prompt_tokens = max(self._prompt_tokens[slot] for slot in standing)
+        self.decoder.step(Extent(prompt_tokens, (Reach(max(standing) + 1, longest),)))
         for slot in standing:
             self.tokens[slot] += 1
         return [slot for slot in self.done if slot not in before]
@@ -102,7 +101,7 @@ class Search:
 
     def answers(self, slots: list[int]) -> list[Hypothesis]:
         longest = int(self.beams.finished_length[slots, 0].max())
-        return self.beams.best(torch.tensor(slots), longest)
+        return self.beams.read(*self.beams.record(torch.tensor(slots), longest))
 
     def answer(self, slot: int) -> tuple[Hypothesis, float]:
         """With the score of the whole sequence."""

@@ -28,8 +28,8 @@ def test_a_cache_grows_no_further_than_it_must_and_says_that_it_moved() -> None:
     assert caches.moves == 0
     caches.make_room(1000, 511)
     assert (caches.room, caches.moves) == (MOST, 2)
-    assert caches.cross_keys.shape == caches.cross_values.shape == (2, 3, 4, 1024, 8)
-    assert caches.own_keys.shape == caches.own_values.shape == (2, 3, 4, 513, 3, 8)
+    assert caches.cross_keys.shape == caches.cross_values.shape == (2, 4, 4, 1024, 8)
+    assert caches.own_keys.shape == caches.own_values.shape == (2, 4, 4, 513, 3, 8)
     before = caches.cross_keys.data_ptr(), caches.own_keys.data_ptr()
     caches.make_room(1024, 512)
     assert (caches.cross_keys.data_ptr(), caches.own_keys.data_ptr()) == before
@@ -66,8 +66,16 @@ def test_there_is_always_a_place_for_the_next_token_of_a_slot_that_is_done() -> 
         assert caches.own_keys.shape[3] > tokens
 
 
+def test_how_much_of_a_slot_counts_is_known_by_its_number_too() -> None:
+    caches = _caches()
+    for slots, length in (([0, 2], 30), ([2, 3], 64)):
+        keys = torch.ones(2, len(slots), 4, length, 8)
+        caches.fill(torch.tensor(slots), keys, keys)
+    assert caches.cross_length.tolist() == [30, 0, 64, 64]
+
+
 def test_the_bytes_of_a_slot_are_those_of_its_tensors() -> None:
     caches = _caches(room=MOST)
     tensors = (caches.cross_keys, caches.cross_values, caches.own_keys, caches.own_values)
     each = SlotCaches.bytes_per_slot(layers=2, heads=4, width=8, beams=3, room=MOST, dtype=torch.float32)
-    assert each == sum(tensor.numel() * tensor.element_size() for tensor in tensors) // 3
+    assert each == sum(tensor.numel() * tensor.element_size() for tensor in tensors) // 4

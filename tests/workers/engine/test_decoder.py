@@ -12,6 +12,7 @@ from transformers import Florence2ForConditionalGeneration, GenerationConfig, No
 from arno_workers.engine.caches import Room
 from arno_workers.engine.decoder import Decoder, DecoderWeights
 from arno_workers.engine.encoder import TextEncoder
+from arno_workers.engine.functions import Extent, Reach
 from arno_workers.engine.generation import GenerationRules
 from tests.workers.engine.odd_models import BABBLERS, ODD_MODELS, TINY, OddModel, build
 
@@ -53,6 +54,10 @@ class Listener:
         said = beams.sequences(slots, tokens).clone()
         self.steps.append(Step(said, beams.length[:slots].clone(), logprobs.clone(), candidates.clone(), live))
         self._advance(slots, tokens, logprobs, candidates)
+
+
+def _extent(slots: int, prompt_tokens: int, tokens: int) -> Extent:
+    return Extent(prompt_tokens, (Reach(slots, tokens),))
 
 
 def _rules(model: Any, **rules: Any) -> GenerationRules:
@@ -97,7 +102,7 @@ def _check(model: Any, rules: GenerationRules, slots: int, prompts: dict[int, in
         seen[slot] = _seen(model, features, prompt_ids)
     longest = IMAGE_TOKENS + max(prompts.values())
     for step in range(steps - len(rules.prefix) + 1):
-        decoder.step(max(prompts) + 1, longest, len(rules.prefix) + step)
+        decoder.step(_extent(max(prompts) + 1, longest, len(rules.prefix) + step))
     compared = 0
     for step in listener.steps:
         for slot in set(step.live) & set(prompts):
@@ -152,7 +157,7 @@ def _spoken(odd: OddModel, extra: tuple[int, int, int], steps: int = 12) -> list
     for slot, (features, prompt_ids) in enumerate(_requests(model, [3, 5], seed=8)):
         decoder.begin(torch.tensor([slot]), torch.tensor([30]), *encoder(features, prompt_ids))
     for step in range(steps):
-        decoder.step(2 + extra[0], IMAGE_TOKENS + 5 + extra[1], 2 + step + extra[2])
+        decoder.step(_extent(2 + extra[0], IMAGE_TOKENS + 5 + extra[1], 2 + step + extra[2]))
     return listener.steps
 
 
@@ -180,7 +185,7 @@ def test_a_head_is_as_wide_as_the_vocabulary_says() -> None:
     ((features, prompt_ids),) = _requests(model, [2], seed=1)
     decoder.begin(torch.tensor([0]), torch.tensor([38]), *encoder(features, prompt_ids))
     for step in range(36):
-        decoder.step(1, IMAGE_TOKENS + 2, 1 + step)
+        decoder.step(_extent(1, IMAGE_TOKENS + 2, 1 + step))
     for heard in listener.steps:
         assert heard.candidates.max() < odd.text["vocab_size"]
         assert heard.logprobs.isfinite().all()
@@ -202,7 +207,7 @@ def test_in_bfloat16_probabilities_are_as_near_as_those_of_transformers(odd: Odd
         listener = Listener(decoder)
         ((features, prompt_ids),) = _requests(model, [4], seed)
         decoder.begin(torch.tensor([0]), torch.tensor([4]), *encoder(features.bfloat16(), prompt_ids))
-        decoder.step(1, IMAGE_TOKENS + 4, 1)
+        decoder.step(_extent(1, IMAGE_TOKENS + 4, 1))
         (heard,) = listener.steps
         sequence, candidates = heard.sequences[0, 0, :1], heard.candidates[0, 0]
         exact = _teacher_forced(model, _seen(model, features, prompt_ids), sequence, 0)[candidates]

@@ -20,11 +20,14 @@ from arno_shared.prompts import TASKS, Takes
 from arno_shared.scenes import draw, make_scene
 from arno_shared.settings import WorkerSettings
 from arno_workers.engine import Answer, Answered, Ask
+from arno_workers.engine.decoder import Decoder
+from arno_workers.engine.encoder import TextEncoder
 from arno_workers.engine.florence import FlorenceReplica
 from arno_workers.engine.locate import Located
 from arno_workers.engine.loop import EngineLoop
 from arno_workers.engine.regions import quantize
 from arno_workers.engine.scheduler import Picture, Request, Work
+from arno_workers.engine.vision import VisionTower
 from tests.workers.engine.odd_models import ODD_MODELS, TINY, Expected, OddModel, Reference, save, with_generation
 
 LIMIT = 48
@@ -550,17 +553,14 @@ def test_settings_that_are_not_followed_are_refused(tmp_path: Path) -> None:
         _replica(folder)
 
 
-@pytest.mark.parametrize("stage", ["_vision", "_encoder", "_banks"])
-def test_warm_up_finds_a_model_that_does_not_answer(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Broken:
-        def __call__(self, *_: object) -> None:
-            raise RuntimeError("no kernel image is available")
-
-        __getitem__ = __call__
+@pytest.mark.parametrize("stage", [VisionTower, TextEncoder, Decoder], ids=lambda stage: stage.__name__)
+def test_warm_up_finds_a_model_that_does_not_answer(stage: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no kernel image is available")
 
     replica = _replica()
     replica.warm_up()
-    monkeypatch.setattr(replica, stage, Broken())
+    monkeypatch.setattr(stage, "step" if stage is Decoder else "__call__", broken)
     with pytest.raises(ModelUnusable, match="no kernel image"):
         replica.warm_up()
 

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from random import Random
@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from arno_shared.names import Lane
-from arno_workers.engine.scheduler import Limits, Picture, Request, Scheduler, Work
+from arno_workers.engine.scheduler import Limits, Picture, Request, Scheduler, Step, Work
 
 EVERYBODY = 10**9
 
@@ -258,8 +258,20 @@ def assert_steps_reach_everybody(turns: Sequence[Turn]) -> None:
             standing = [stands for stands in turn.standing if stands.request.num_beams == step.num_beams]
             assert step.slots == max(stands.slot for stands in standing) + 1
             assert step.prompt_tokens == max(len(stands.request.prompt_ids) for stands in standing)
-            assert step.steps == max(stands.steps for stands in standing)
+            assert_reaches_are_tight(step, {stands.slot: stands.steps for stands in standing})
             assert all(stands.request.steps >= stands.steps for stands in standing)
+
+
+def assert_reaches_are_tight(step: Step, steps: Mapping[int, int]) -> None:
+    """Everybody is reached; and nobody's attention gets twice as long for somebody far away."""
+    first = 0
+    for slots, reach in step.reaches:
+        within = [steps.get(slot, 0) for slot in range(first, slots)]
+        assert max(within) <= reach
+        assert reach == max(1, *within)
+        for start in range(0, len(within), 8):
+            assert reach <= max(32, 2 * max(within[start : start + 8]))
+        first = slots
 
 
 @whatever_comes

@@ -50,11 +50,16 @@ class _Continuations(NamedTuple):
 
 
 class Beams:
-    """The state of the search in every slot. S slots, W beams, T tokens of the longest sequence."""
+    """The state of the search in every slot. S slots, W beams, T tokens of the longest sequence.
+
+    There is one slot more, in which no step looks: for requests that are none, with which a batch is padded.
+    """
 
     def __init__(self, rules: GenerationRules, slots: int, max_tokens: int, device: str) -> None:
         self.rules = rules
         width = rules.num_beams
+
+        slots += 1
 
         def whole(*shape: int) -> Tensor:
             return torch.zeros(slots, *shape, dtype=torch.long, device=device)
@@ -89,19 +94,20 @@ class Beams:
     def begin(self, slots: Tensor, max_new_tokens: Tensor) -> None:
         """Starts new sequences in `slots`, (n,), of at most `max_new_tokens`, (n,), each."""
         prefix = self.rules.prefix
-        self.length[slots] = len(prefix)
-        self.max_length[slots] = max_new_tokens + 1
-        self.done[slots] = False
-        self.can_improve[slots] = True
-        self.lineage[slots] = -1
+        # With a number of the host in their place, assignments by index would wait for the device.
+        self.length.index_fill_(0, slots, len(prefix))
+        self.max_length.index_copy_(0, slots, max_new_tokens + 1)
+        self.done.index_fill_(0, slots, False)
+        self.can_improve.index_fill_(0, slots, True)
+        self.lineage.index_fill_(0, slots, -1)
         for place, token in enumerate(prefix):
-            self.tokens[slots, :, place] = token
+            self.tokens[..., place].index_fill_(0, slots, token)
             self.parents[slots, :, place] = self._row
         # The caches hold what comes before the last token once for all beams, in row 0.
-        self.lineage[slots, :, : len(prefix) - 1] = 0
+        self.lineage[..., : len(prefix) - 1].index_fill_(0, slots, 0)
         self.scores[slots] = self._first_score
-        self.finished[slots] = False
-        self.finished_scores[slots] = IMPOSSIBLE
+        self.finished.index_fill_(0, slots, False)
+        self.finished_scores.index_fill_(0, slots, IMPOSSIBLE)
 
     def stop_all(self) -> None:
         self.done.fill_(True)
@@ -194,8 +200,9 @@ class Beams:
         """What scores of sequences of that length, start token included, are divided by: (slots, 1)."""
         return ((length - 1).double() ** self.rules.length_penalty).float()[:, None]
 
-    def best(self, slots: Tensor, tokens: int) -> list[Hypothesis]:
-        """The answers of slots that are done, (n,), none with more than `tokens`. Waits for the device."""
+    def record(self, slots: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
+        """All there is to know of the answers of slots that are done, (n,), none with more than `tokens`: whole numbers
+        and real ones, a row for each, for `read` once they have come to the host."""
         facts = (self.finished_length, self.finished_row, self.finished_token)
         whole = torch.cat(
             (
@@ -207,11 +214,15 @@ class Beams:
             1,
         )
         real = torch.cat((self.finished_logprob[slots, :1], self.logprobs[slots, :, :tokens].flatten(1)), 1)
-        # Two copies for all there is to know: each waits for what the device is doing.
+        return whole, real
+
+    def read(self, whole: Tensor, real: Tensor) -> list[Hypothesis]:
+        """The answers in what `record` found, on the host."""
+        tokens = (real.shape[1] - 1) // self.rules.num_beams
         return [self._read_back(*pair, tokens) for pair in zip(whole.tolist(), real.tolist(), strict=True)]
 
     def _read_back(self, whole: list[int], real: list[float], tokens: int) -> Hypothesis:
-        """One slot's best sequence, from its end to its start; `whole` and `real` as `best` packs them."""
+        """One slot's best sequence, from its end to its start; `whole` and `real` as `record` packs them."""
         length, row, token, limit = whole[:4]
         said, parents = whole[4 : 4 + self.rules.num_beams * tokens], whole[4 + self.rules.num_beams * tokens :]
         prefix = self.rules.prefix

@@ -37,17 +37,21 @@ class SlotCaches:
         dtype: torch.dtype,
         device: str,
     ) -> None:
-        """With `room` at first, and `most` when longer ones come."""
+        """With `room` at first, and `most` when longer ones come. One more than `slots`: for requests that are none,
+        with which a batch is padded."""
         self.room, self._most = room, most
+        self.heads, self.width, self.dtype = heads, width, dtype
         self.moves = 0
         """How often the tensors have been replaced by longer ones; who knows their addresses must look."""
         # Zeros, not what happens to be there: masked positions are multiplied by 0, and 0 × NaN is NaN.
         zeros = partial(torch.zeros, dtype=dtype, device=device)
-        cross = (layers, slots, heads, room.prompt_tokens, width)
+        cross = (layers, slots + 1, heads, room.prompt_tokens, width)
         # One place more than there are tokens: for a slot to write in that is done.
-        own = (layers, slots, heads, room.tokens + 1, beams, width)
+        own = (layers, slots + 1, heads, room.tokens + 1, beams, width)
         self.cross_keys, self.cross_values = zeros(cross), zeros(cross)
-        self.cross_bias = zeros((slots, 1, 1, room.prompt_tokens))
+        self.cross_bias = zeros((slots + 1, 1, 1, room.prompt_tokens))
+        # (S + 1,): how much of them counts.
+        self.cross_length = torch.zeros(slots + 1, dtype=torch.long, device=device)
         self.own_keys, self.own_values = zeros(own), zeros(own)
 
     @staticmethod
@@ -69,7 +73,7 @@ class SlotCaches:
     def clear(self, slots: Tensor) -> None:
         """For when something got in that spreads: 0 × NaN is NaN."""
         for cache in (self.cross_keys, self.cross_values, self.own_keys, self.own_values):
-            cache[:, slots] = 0
+            cache.index_fill_(1, slots, 0)
 
     def fill(self, slots: Tensor, keys: Tensor, values: Tensor) -> None:
         """Writes cross-attention keys and values, (L, n, H, prompt tokens, D), of new requests into `slots`, (n,)."""
@@ -77,8 +81,10 @@ class SlotCaches:
         self.make_room(length, 0)
         self.cross_keys[:, slots, :, :length] = keys
         self.cross_values[:, slots, :, :length] = values
-        self.cross_bias[slots, :, :, :length] = 0
-        self.cross_bias[slots, :, :, length:] = -torch.inf
+        # With numbers of the host in their place, assignments by index would wait for the device.
+        self.cross_bias[..., :length].index_fill_(0, slots, 0)
+        self.cross_bias[..., length:].index_fill_(0, slots, -torch.inf)
+        self.cross_length.index_fill_(0, slots, length)
 
 
 def _longer(cache: Tensor, length: int) -> Tensor:

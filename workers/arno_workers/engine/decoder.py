@@ -6,12 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arno_workers.engine.attention import attend
 from arno_workers.engine.beams import Beams
 from arno_workers.engine.caches import Room, SlotCaches
+from arno_workers.engine.functions import Extent, Functions, StepAttention
 from arno_workers.engine.generation import GenerationRules
-from arno_workers.engine.largest import BLOCK, largest
-from arno_workers.engine.linear import Fused
+from arno_workers.engine.largest import BLOCK
+from arno_workers.engine.linear import Fused, feed_forward_weights, norm_weights
+from arno_workers.engine.plain import PLAIN
 from arno_workers.engine.rules import ban_repeated_ngrams
 
 
@@ -22,21 +23,18 @@ class _Layer:
         own, cross = layer.self_attn, layer.encoder_attn
         self.own_in, self.own_out = Fused(own.q_proj, own.k_proj, own.v_proj), own.out_proj
         self.cross_in, self.cross_out = cross.q_proj, cross.out_proj
-        self.own_norm, self.cross_norm, self.norm = (
-            layer.self_attn_layer_norm,
-            layer.encoder_attn_layer_norm,
-            layer.final_layer_norm,
+        self.own_norm, self.cross_norm = (
+            norm_weights(layer.self_attn_layer_norm),
+            norm_weights(layer.encoder_attn_layer_norm),
         )
-        self.fc1, self.fc2, self.activation = layer.fc1, layer.fc2, layer.activation_fn
-
-    def feed_forward(self, x: Tensor) -> Tensor:
-        return self.norm(x + self.fc2(self.activation(self.fc1(x))))  # type: ignore[no-any-return]
+        self.norm, self.feed_forward = norm_weights(layer.final_layer_norm), feed_forward_weights(layer)
 
 
 class DecoderWeights:
     """A BartDecoder and the head, as transformers holds them; shared by the decoders of every number of beams."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, functions: Functions = PLAIN) -> None:
+        self.functions = functions
         decoder = model.model.language_model.decoder
         text = model.config.text_config
         self.embed_tokens, self.embed_positions = decoder.embed_tokens, decoder.embed_positions
@@ -82,82 +80,73 @@ class Decoder:
             device=device,
         )
         self._weights, self._rules = weights, rules
-        self._slot = torch.arange(slots, device=device)[:, None]
-        self._head = torch.arange(weights.heads, device=device)[None]
-        self._row = torch.arange(rules.num_beams, device=device)
+
+    @property
+    def by_length(self) -> bool:
+        """A step reads of each slot what is there, however far its extent reaches."""
+        return self._weights.functions.by_length
 
     def begin(self, slots: Tensor, max_new_tokens: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Gives new requests their `slots`, (n,). keys, values: (L, n, H, prompt tokens, D) of the cross-attention."""
+        """Gives new requests their `slots`, (n,). keys, values: (L, n, H, prompt tokens, D) of the cross-attention.
+
+        Those in the slot behind the last one are no requests: their batch was padded with them.
+        """
         self.caches.fill(slots, keys, values)
         self.beams.begin(slots, max_new_tokens)
         for position, token in enumerate(self._rules.prefix[:-1]):
             self._say(slots, position, token, keys, values)
 
-    def step(self, slots: int, prompt_tokens: int, tokens: int) -> None:
-        """One token for the first `slots` slots, whose prompts have at most `prompt_tokens` and answers `tokens`."""
-        weights, beams = self._weights, self.beams
-        self.caches.make_room(prompt_tokens, tokens)
-        said, position = beams.enter(slots)
+    def step(self, extent: Extent) -> None:
+        """One token for every slot within the extent."""
+        weights, functions = self._weights, self._weights.functions
+        self.caches.make_room(extent.prompt_tokens, extent.tokens)
+        said, position = self.beams.enter(extent.slots)
         x = weights.embed(said, position)
-        # Every row of a slot is looked at by all of its beams, but each sees its own past alone.
-        own_bias = torch.where(beams.lineage[:slots, :, :tokens, None] == self._row, 0.0, -torch.inf)
-        own_bias = own_bias.flatten(2)[:, None].to(x.dtype)
+        attention = functions.attention(self.beams, self.caches, extent, position)
         for number, layer in enumerate(weights.layers):
-            x = layer.own_norm(x + layer.own_out(self._own_attention(number, layer, x, position, tokens, own_bias)))
-            x = layer.cross_norm(x + layer.cross_out(self._cross_attention(number, layer, x, prompt_tokens)))
-            x = layer.feed_forward(x)
+            x = self._pass(number, layer, x, attention)
         logits = F.linear(x.flatten(0, 1), weights.head, weights.head_bias)
-        logprobs = torch.log_softmax(logits, -1, dtype=torch.float32)
-        if self._rules.no_repeat_ngram_size:
-            sequences = beams.sequences(slots, tokens).flatten(0, 1)
-            lengths = beams.length[:slots, None].expand(-1, self._rules.num_beams).reshape(-1, 1)
-            ban_repeated_ngrams(logprobs, sequences, lengths, self._rules.no_repeat_ngram_size)
-        best, candidates = largest(logprobs, self._rules.candidates)
-        shape = (slots, self._rules.num_beams, self._rules.candidates)
-        beams.advance(slots, tokens, best.view(shape), candidates.view(shape))
+        best, candidates = functions.candidates(logits, self._ban_of(extent), self._rules.candidates)
+        shape = (extent.slots, self._rules.num_beams, self._rules.candidates)
+        self.beams.advance(extent.slots, extent.tokens, best.view(shape), candidates.view(shape))
 
-    def _own_attention(
-        self, number: int, layer: _Layer, x: Tensor, position: Tensor, tokens: int, bias: Tensor
-    ) -> Tensor:
-        slots = x.shape[0]
-        heads, width = self._weights.heads, self._weights.width
-        queries, keys, values = layer.own_in(x).view(slots, -1, 3, heads, width).permute(2, 0, 3, 1, 4).unbind(0)
-        place = (self._slot[:slots], self._head, position[:, None])
-        own_keys, own_values = self.caches.own_keys[number], self.caches.own_values[number]
-        own_keys[place] = keys
-        own_values[place] = values
-        past = (own_keys[:slots, :, :tokens].flatten(2, 3), own_values[:slots, :, :tokens].flatten(2, 3))
-        return attend(queries, *past, bias).transpose(1, 2).flatten(2)
+    def _pass(self, number: int, layer: _Layer, x: Tensor, attention: StepAttention) -> Tensor:
+        add_norm = self._weights.functions.add_norm
+        x = add_norm(x, layer.own_out(attention.own(number, layer.own_in(x))), *layer.own_norm)
+        x = add_norm(x, layer.cross_out(attention.cross(number, layer.cross_in(x))), *layer.cross_norm)
+        return add_norm(x, self._weights.functions.feed_forward(x, *layer.feed_forward), *layer.norm)
 
-    def _cross_attention(self, number: int, layer: _Layer, x: Tensor, prompt_tokens: int) -> Tensor:
-        slots, caches = x.shape[0], self.caches
-        return _cross(
-            layer.cross_in(x),
-            caches.cross_keys[number, :slots, :, :prompt_tokens],
-            caches.cross_values[number, :slots, :, :prompt_tokens],
-            caches.cross_bias[:slots, ..., :prompt_tokens],
-        )
+    def _ban_of(self, extent: Extent) -> "_Ban | None":
+        return _Ban(self.beams, extent, self._rules) if self._rules.no_repeat_ngram_size else None
 
     def _say(self, slots: Tensor, position: int, token: int, keys: Tensor, values: Tensor) -> None:
         """Takes in a token that every sequence begins with: once for all beams, and without asking what comes next.
 
         It stands alone, or behind nothing that differs, so that its attention to itself is its own value.
         """
-        weights = self._weights
+        weights, functions = self._weights, self._weights.functions
         count, heads, width = slots.shape[0], weights.heads, weights.width
         x = weights.embed(slots.new_full((count, 1), token), torch.full_like(slots, position))
-        unmasked = x.new_zeros(1, 1)
         for number, layer in enumerate(weights.layers):
             _, key, value = layer.own_in(x).view(count, 3, heads, width).unbind(1)
             self.caches.own_keys[number][slots, :, position, 0] = key
             self.caches.own_values[number][slots, :, position, 0] = value
-            x = layer.own_norm(x + layer.own_out(value.flatten(1)[:, None]))
-            x = layer.cross_norm(x + layer.cross_out(_cross(layer.cross_in(x), keys[number], values[number], unmasked)))
-            x = layer.feed_forward(x)
+            x = functions.add_norm(x, layer.own_out(value.flatten(1)[:, None]), *layer.own_norm)
+            queries = layer.cross_in(x).view(count, 1, heads, width).transpose(1, 2)
+            # No mask: all of the prompt counts, and fused attention refuses one of a single column.
+            seen = F.scaled_dot_product_attention(queries, keys[number], values[number])
+            x = functions.add_norm(x, layer.cross_out(seen.transpose(1, 2).flatten(2)), *layer.cross_norm)
+            x = functions.add_norm(x, functions.feed_forward(x, *layer.feed_forward), *layer.norm)
 
 
-def _cross(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-    """queries: (slots, W, H · D); keys, values: (slots, H, prompt tokens, D) → (slots, W, H · D)."""
-    slots, heads, _, width = keys.shape
-    queries = queries.view(slots, -1, heads, width).transpose(1, 2)
-    return attend(queries, keys, values, bias).transpose(1, 2).flatten(2)
+class _Ban:
+    """No n-gram twice: what this bans from the next token of every beam."""
+
+    def __init__(self, beams: Beams, extent: Extent, rules: GenerationRules) -> None:
+        self._beams, self._extent, self._rules = beams, extent, rules
+
+    def __call__(self, scores: Tensor) -> None:
+        slots = self._extent.slots
+        sequences = self._beams.sequences(slots, self._extent.tokens).flatten(0, 1)
+        lengths = self._beams.length[:slots, None].expand(-1, self._rules.num_beams).reshape(-1, 1)
+        ban_repeated_ngrams(scores, sequences, lengths, self._rules.no_repeat_ngram_size)

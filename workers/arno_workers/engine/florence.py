@@ -4,7 +4,7 @@ Weights are transformers' own. The stages (`vision`, `encoder`, `decoder`) use i
 the same in another way where they are not; each is tested against the original.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,21 +12,26 @@ from typing import Any
 import numpy as np
 import torch
 from PIL.Image import Image
+from torch import Tensor
 from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
 from arno_shared.errors import ModelUnusable
+from arno_shared.logs import get_logger
 from arno_shared.messages import GenerationOptions, Prompt
 from arno_shared.names import Lane
 from arno_shared.prompts import TASKS, Takes
 from arno_shared.results import Generation, ModelFacts
 from arno_shared.settings import WorkerSettings
 from arno_workers.engine import Answer, Ask, Parsed, Pixels
+from arno_workers.engine.batch import Batch
 from arno_workers.engine.beams import Hypothesis
+from arno_workers.engine.choice import choose_functions
 from arno_workers.engine.clock import StageClock, unobserved
 from arno_workers.engine.confidence import Confidences
 from arno_workers.engine.decoder import DecoderWeights
 from arno_workers.engine.encoder import TextEncoder
 from arno_workers.engine.generation import GenerationRules
+from arno_workers.engine.graphs import CaptureFailed, Graphs
 from arno_workers.engine.legible import legible
 from arno_workers.engine.locate import Located, folder_revision
 from arno_workers.engine.memory import fitting_pictures, fitting_slots, used_and_total_bytes
@@ -36,8 +41,10 @@ from arno_workers.engine.regions import quantize
 from arno_workers.engine.repetition import runs_in_a_loop
 from arno_workers.engine.scheduler import Admission, Limits, Picture, Request, Scheduler, Work
 from arno_workers.engine.slots import SlotBanks
-from arno_workers.engine.staging import pin, to_device, whole_numbers
+from arno_workers.engine.staging import CopyStream, Stacked, Uploads, is_cuda, pin
 from arno_workers.engine.vision import VisionTower
+
+log = get_logger(__name__)
 
 _REMEMBERED_SENTENCES = 4096
 _ENCODER_REQUESTS = 64
@@ -72,10 +79,12 @@ class FlorenceReplica:
         self._recipe = PixelRecipe(self._processor.image_processor, device, dtype, fast=fast)
         self.scaled_to = (self._recipe.width, self._recipe.height) if fast else None
         self.prompt_ids = lru_cache(_REMEMBERED_SENTENCES)(self._prompt_ids)
+        functions = choose_functions(settings.kernels, device, dtype)
         with torch.inference_mode():
-            self._vision, self._encoder = VisionTower(model), TextEncoder(model)
+            self._vision = VisionTower(model, functions)
             self._banks = SlotBanks(
-                DecoderWeights(model),
+                DecoderWeights(model, functions),
+                TextEncoder(model, functions),
                 self._rules,
                 self._image_tokens,
                 device,
@@ -87,6 +96,11 @@ class FlorenceReplica:
             encoder_requests=_ENCODER_REQUESTS,
             slots=lambda num_beams: self._banks[num_beams].slots,
         )
+        self._look: Callable[[Tensor], Tensor] = self._features
+        size = (self.limits.vision_images, self._recipe.height, self._recipe.width)
+        self._uploads: Uploads = CopyStream(*size, device) if is_cuda(device) else Stacked()
+        self.execution = functions.name
+        """How it computes, in a few words."""
 
     @property
     def appetite_images(self) -> int:
@@ -99,6 +113,40 @@ class FlorenceReplica:
             self.answer_all([self.picture(self._blank(), sentences, max_new_tokens=4)])
         except Exception as error:
             raise ModelUnusable(f"the model {self.model.id!r} fails on a blank picture: {error}") from error
+
+    @torch.inference_mode()
+    def capture(self) -> None:
+        """Records all that the device will do as graphs, before there is work; where that fails, it will be called.
+
+        Raises ModelUnusable when nothing works any more after that.
+        """
+        tasks = [task for task in TASKS.values() if task.takes is Takes.NOTHING]
+        lengths = sorted({len(self.prompt_ids(self._sentence(task.token, ""))) for task in tasks})
+        blank = torch.zeros((self.limits.vision_images, self._recipe.height, self._recipe.width, 3), dtype=torch.uint8)
+        look = Batch(Graphs(), "look", self._features, [blank.to(self._device)], [None])
+        try:
+            look.capture()
+            self._look = look
+            features = look(blank[:1].to(self._device))
+            most = features.new_zeros(self.limits.encoder_requests, *features.shape[1:])
+            for num_beams in sorted({1, self._rules.num_beams}):
+                self._banks[num_beams].capture(lengths, most)
+            self.execution += ", graphs"
+        except CaptureFailed as error:
+            log.error("nothing is captured: every kernel is launched by itself", error=str(error))
+            self._look = self._features
+            self._banks.drop_graphs()
+            self.execution += f", without graphs: {error}"
+            self._check_device()
+
+    def _check_device(self) -> None:
+        """Raises ModelUnusable if a capture that failed took the device with it."""
+        try:
+            self.warm_up()
+        except Exception as error:
+            raise ModelUnusable(
+                f"after a failed capture the device does nothing more ({error}); ARNO_WORKER__GRAPHS=false does without"
+            ) from error
 
     def rehearse(self, pictures: int) -> None:
         """A little of every kind of work, to be timed."""
@@ -164,6 +212,7 @@ class FlorenceReplica:
     def memory_bytes(self) -> tuple[int, int]:
         return used_and_total_bytes(self._device)
 
+    @torch.inference_mode()
     def reset(self) -> None:
         self._banks.reset()
 
@@ -185,16 +234,18 @@ class FlorenceReplica:
 
     def _see(self, pictures: Sequence[Picture]) -> None:
         """The vision tower, once for each picture."""
-        pixels = to_device([picture.pixels for picture in pictures], self._device)
-        for picture, features in zip(pictures, self._vision(self._recipe.normalise(pixels)), strict=True):
+        with self._uploads.upload([picture.pixels for picture in pictures]) as pixels:
+            seen = self._look(pixels)
+        for picture, features in zip(pictures, seen, strict=True):
             picture.features = features
+
+    def _features(self, pixels: Tensor) -> Tensor:
+        return self._vision(self._recipe.normalise(pixels))
 
     def _admit(self, admission: Admission) -> None:
         """The text encoder, for prompts of one length, into their slots."""
         features = torch.stack([request.picture.features for request in admission.requests])
-        prompt_ids = whole_numbers([request.prompt_ids for request in admission.requests], self._device)
-        keys, values = self._encoder(features, prompt_ids)
-        self._banks[admission.num_beams].begin(admission.requests, keys, values)
+        self._banks[admission.num_beams].begin(admission.requests, features)
 
     def _blank(self) -> Pixels:
         return pin(np.zeros((self._recipe.height, self._recipe.width, 3), np.uint8), self._device)

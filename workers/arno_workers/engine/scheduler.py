@@ -20,6 +20,9 @@ from arno_shared.names import Lane
 INTERACTIVE_IN_A_ROW = 3
 """How many interactive ones may pass a bulk one that waits."""
 
+_BLOCK_SLOTS, _SHORT_STEPS = 8, 32
+"""What is less than that apart is not worth telling apart."""
+
 
 @dataclass(eq=False, slots=True)
 class Request:
@@ -87,11 +90,15 @@ class Step:
     """One token for every request that stands in a slot below `slots`."""
 
     num_beams: int
-    slots: int
     prompt_tokens: int
     """Of the longest prompt among them."""
-    steps: int
-    """Of the one that stands there longest, this one included."""
+    reaches: tuple[tuple[int, int], ...]
+    """(slots, steps): from where the one before it ends up to that slot nobody stands there for more steps, this one
+    included."""
+
+    @property
+    def slots(self) -> int:
+        return self.reaches[-1][0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,10 +204,24 @@ class _Pool:
             request.steps += 1
         return Step(
             num_beams=self.num_beams,
-            slots=max(self.standing) + 1,
             prompt_tokens=max(len(request.prompt_ids) for request in standing),
-            steps=max(request.steps for request in standing),
+            reaches=self._reaches(),
         )
+
+    def _reaches(self) -> tuple[tuple[int, int], ...]:
+        """Slots by blocks, and neighbours whose answers are about as long together: each reach is a piece of work of
+        its own for the device."""
+        longest: list[int] = [1] * (max(self.standing) // _BLOCK_SLOTS + 1)
+        for slot, request in self.standing.items():
+            block = slot // _BLOCK_SLOTS
+            longest[block] = max(longest[block], request.steps)
+        reaches, end = [], 0
+        for _, alike in groupby(longest, key=lambda steps: max(steps - 1, _SHORT_STEPS - 1).bit_length()):
+            blocks = list(alike)
+            end += len(blocks) * _BLOCK_SLOTS
+            reaches.append((end, max(blocks)))
+        reaches[-1] = (max(self.standing) + 1, reaches[-1][1])
+        return tuple(reaches)
 
     def leave(self, slot: int) -> None:
         del self.standing[slot]

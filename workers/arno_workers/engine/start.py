@@ -47,6 +47,7 @@ def _florence(settings: WorkerSettings, device: str, store: ObjectStore, observe
 
         from arno_workers.engine.florence import FlorenceReplica
         from arno_workers.engine.memory import keep_freed_memory
+        from arno_workers.engine.precision import keep_float32
         from arno_workers.engine.threads import choose_threads
     except ImportError as error:
         if error.name in ("torch", "transformers", "numpy"):
@@ -63,16 +64,27 @@ def _florence(settings: WorkerSettings, device: str, store: ObjectStore, observe
         keep_freed_memory()
     if device == "cuda" and not torch.cuda.is_available():
         raise ModelUnusable("--device cuda, but torch sees no CUDA device; check the driver, or use --device cpu")
+    keep_float32()
+    # Off, unless it is asked for: it prepares itself for every new shape, in the middle of the work.
+    torch.backends.cuda.enable_cudnn_sdp(settings.cudnn_attention)
     replica = FlorenceReplica(locate(settings, store), settings, device)
     began_s = perf_counter()
     replica.warm_up()
     # A batch says more of how threads pay, but with a large model on a CPU each picture takes seconds.
     pictures = 4 if perf_counter() - began_s < _QUICK_S else 1
+    if device == "cuda" and settings.graphs:
+        replica.capture()
     if device == "cpu" and not settings.torch_threads:
         choose_threads(lambda: replica.rehearse(pictures))
     # Not before: what it did until now was nobody's work.
     replica.clock = _clock(device, observe)
-    log.info("replica ready", model=replica.model.id, revision=replica.model.revision, device=device)
+    log.info(
+        "replica ready",
+        model=replica.model.id,
+        revision=replica.model.revision,
+        device=device,
+        execution=replica.execution,
+    )
     return replica
 
 

@@ -1,25 +1,35 @@
 """Runs the decoder's step on its device, and hears which slots are done.
 
-On a CPU the step is called. On CUDA it is captured once for each shape as a graph, and replayed: its hundreds of small
-kernels would take longer to launch than to run. Shapes are rounded up, so that there are few of them.
+On a CPU the step is called, and waited for. On CUDA it is replayed as a graph, of which there is one for each of a few
+extents, and heard of one step late, so that the device never waits for the host.
 """
 
+from functools import partial
+from itertools import product
 from typing import Protocol
 
 import torch
 
 from arno_workers.engine.decoder import Decoder
+from arno_workers.engine.functions import Extent, Reach
+from arno_workers.engine.graphs import Runner
 
 _FEWEST_SLOTS = 8
-_FEWEST_TOKENS = 32
+_USUAL_PROMPT_TOKENS = 16
+_DIVIDES_WELL = 64
+"""Attention is slow for numbers of keys that are no multiple of it."""
+_TOKENS = (256, 128, 32)
+"""Captured steps reach so far, or as far as there is room."""
 
 
 class Stepper(Protocol):
+    behind: int
+
     def warm_up(self) -> None:
-        """Prepares for every number of slots, while nobody stands in any."""
+        """Prepares for every extent, while nobody stands in any slot. Raises CaptureFailed."""
         ...
 
-    def step(self, slots: int, prompt_tokens: int, tokens: int) -> None:
+    def step(self, extent: Extent) -> None:
         """As Decoder.step."""
         ...
 
@@ -29,8 +39,6 @@ class Stepper(Protocol):
         Not necessarily the last step: `behind` says how many steps may have been run since.
         """
         ...
-
-    behind: int
 
 
 class DirectStepper:
@@ -44,9 +52,9 @@ class DirectStepper:
     def warm_up(self) -> None:
         """There is nothing to prepare."""
 
-    def step(self, slots: int, prompt_tokens: int, tokens: int) -> None:
-        self._decoder.step(slots, prompt_tokens, tokens)
-        self._slots = slots
+    def step(self, extent: Extent) -> None:
+        self._decoder.step(extent)
+        self._slots = extent.slots
 
     def done(self) -> list[bool]:
         done: list[bool] = self._decoder.beams.done[: self._slots].tolist()
@@ -54,60 +62,32 @@ class DirectStepper:
 
 
 class GraphStepper:
-    """Replays the step as a CUDA graph, and hears of it one step late, so that the device never waits for the host.
-
-    What a graph relies on: all that the step reads and writes from one step to the next lies in the decoder's own
-    tensors, which do not move (when they must, all graphs are captured anew); nothing in it waits for the device, or
-    asks it for a value; memory that it needs in between comes from a pool of its own, which all graphs share because
-    only one runs at a time.
-    """
+    """Replays the step, and hears of it one step late."""
 
     behind = 1
 
-    def __init__(self, decoder: Decoder, image_tokens: int) -> None:
-        self._decoder, self._image_tokens = decoder, image_tokens
-        self._graphs: dict[tuple[int, int, int], torch.cuda.CUDAGraph | None] = {}
-        self._pool = torch.cuda.graph_pool_handle()
+    def __init__(self, decoder: Decoder, runner: Runner, image_tokens: int) -> None:
+        self._decoder, self._runner = decoder, runner
+        self._extents = _extents(decoder, image_tokens)
         # Two of each, for the step that is being run and the one before it. Pinned, so that copies do not wait.
         self._flags = [torch.ones(decoder.slots, dtype=torch.bool, pin_memory=True) for _ in range(2)]
         self._arrived = [torch.cuda.Event() for _ in range(2)]  # type: ignore[no-untyped-call]
-        self._steps, self._moves = 0, 0
-
-    def shape(self, slots: int, prompt_tokens: int, tokens: int) -> tuple[int, int, int]:
-        """The shape that serves such a step."""
-        image, room = self._image_tokens, self._decoder.caches.room
-        return (
-            _rounded(slots, _FEWEST_SLOTS, self._decoder.slots),
-            image + _rounded(prompt_tokens - image, _FEWEST_TOKENS, room.prompt_tokens - image),
-            _rounded(tokens, _FEWEST_TOKENS, room.tokens),
-        )
+        self._steps = 0
 
     def warm_up(self) -> None:
-        """Captures the step for prompts and answers that are short; longer ones are captured when they come."""
-        slots = 1
-        while slots < 2 * self._decoder.slots:
-            # A graph is captured when its shape comes for the second time.
-            for _ in range(2):
-                self.step(min(slots, self._decoder.slots), self._image_tokens + 1, 1)
-            slots *= 2
+        for extent in self._extents:
+            self._runner.capture(extent, partial(self._decoder.step, extent))
 
-    def step(self, slots: int, prompt_tokens: int, tokens: int) -> None:
-        caches = self._decoder.caches
-        caches.make_room(prompt_tokens, tokens)
-        if caches.moves != self._moves:
-            # Something longer than usual came: what was captured knows the old addresses.
-            self._graphs.clear()
-            self._moves = caches.moves
-        shape = self.shape(slots, prompt_tokens, tokens)
-        if shape not in self._graphs:
-            # The first time it is called: libraries set themselves up, which no graph may hold.
-            self._decoder.step(*shape)
-            self._graphs[shape] = None
-        else:
-            graph = self._graphs[shape] or self._capture(shape)
-            graph.replay()
+    def extent(self, needed: Extent) -> Extent:
+        """The smallest that was captured and serves; the one that is needed when none does."""
+        serving = (each for each in reversed(self._extents) if needed.is_within(each) and self._runner.has(each))
+        return next(serving, needed)
+
+    def step(self, extent: Extent) -> None:
+        extent = self.extent(extent)
+        self._runner.run(extent, partial(self._decoder.step, extent))
         now = self._steps % 2
-        self._flags[now].copy_(self._decoder.beams.done, non_blocking=True)
+        self._flags[now].copy_(self._decoder.beams.done[: self._decoder.slots], non_blocking=True)
         self._arrived[now].record()
         self._steps += 1
 
@@ -119,16 +99,17 @@ class GraphStepper:
         done: list[bool] = self._flags[before].tolist()
         return done
 
-    def _capture(self, shape: tuple[int, int, int]) -> torch.cuda.CUDAGraph:
-        """Records the step without running it."""
-        graph = torch.cuda.CUDAGraph()
-        # Other threads may use CUDA meanwhile; only this one's calls are recorded.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            self._decoder.step(*shape)
-        self._graphs[shape] = graph
-        return graph
 
-
-def _rounded(count: int, fewest: int, most: int) -> int:
-    """The next power of two, within bounds."""
-    return min(max(fewest, 1 << max(count - 1, 0).bit_length()), most)
+def _extents(decoder: Decoder, image_tokens: int) -> list[Extent]:
+    """The largest first: the smaller ones find room in the memory that it needed."""
+    room, slots = decoder.caches.room, [decoder.slots]
+    while slots[-1] > _FEWEST_SLOTS:
+        # The next power of two below.
+        slots.append(1 << (slots[-1] - 1).bit_length() - 1)
+    prompts = [room.prompt_tokens]
+    usual = -(-(image_tokens + _USUAL_PROMPT_TOKENS) // _DIVIDES_WELL) * _DIVIDES_WELL
+    # Where attention goes by each slot's length, a step may reach too far at no cost.
+    if usual < room.prompt_tokens and not decoder.by_length:
+        prompts.append(usual)
+    tokens = [room.tokens, *(tokens for tokens in _TOKENS if tokens < room.tokens)]
+    return [Extent(prompt, (Reach(count, reach),)) for count, prompt, reach in product(slots, prompts, tokens)]

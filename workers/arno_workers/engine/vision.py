@@ -1,75 +1,81 @@
 """The vision tower and the projector: pixels in, features out, once for each picture.
 
-DaViT (arXiv 2204.03645) as transformers has it, laid out for speed: everything stays (picture, row, column, channel),
-so that norms and linear layers read neighbours and convolutions take it as channels-last, and channel attention gets
-contiguous operands: fused attention refuses the strided ones, and falls back to something slower in float32.
+DaViT (arXiv 2204.03645) as transformers has it. Each half of a block, spatial or channel, is four functions: a
+convolution with a norm behind it, attention, another convolution and norm, and a feed-forward. What the last one gave
+is added to what it was asked about where the next one begins.
 """
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+
+from arno_workers.engine.functions import Functions
+from arno_workers.engine.linear import feed_forward_weights, norm_weights
+from arno_workers.engine.plain import PLAIN, AttentionWeights
 
 
 class VisionTower:
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, functions: Functions = PLAIN) -> None:
         tower = model.model.vision_tower
-        for module in tower.modules():
-            if isinstance(module, nn.Conv2d):
-                module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
-        self._stages = list(zip(tower.convs, tower.blocks, strict=True))
+        self._stages = [
+            (_Embed(embed), [half for block in blocks for half in _halves(block, functions)])
+            for embed, blocks in zip(tower.convs, tower.blocks, strict=True)
+        ]
         self._projector = _Projector(model.model.multi_modal_projector)
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """pixels: (n, 3, height, width), normalised → features: (n, image tokens, width of the model)."""
         x = pixels.permute(0, 2, 3, 1)
-        for embed, blocks in self._stages:
-            x = _embed(embed, x)
-            for block in blocks:
-                spatial, channel = block.spatial_block, block.channel_block
-                x = _convolve(spatial.conv1, x) + x
-                x = x + window_attention(spatial.window_attn, spatial.norm1(x))
-                x = _convolve(spatial.conv2, x) + x
-                x = x + spatial.ffn(spatial.norm2(x))
-                x = _convolve(channel.conv1, x) + x
-                x = x + channel_attention(channel.channel_attn, channel.norm1(x))
-                x = _convolve(channel.conv2, x) + x
-                x = x + channel.ffn(channel.norm2(x))
+        for embed, halves in self._stages:
+            x, branch = embed(x), None
+            for half in halves:
+                x, branch = half(x, branch)
+            if branch is not None:
+                x = x + branch
         return self._projector(x)
 
 
-def window_attention(attention: Any, x: Tensor) -> Tensor:
-    """Attention within windows; x: (n, height, width, channels). As Florence2VisionWindowAttention."""
-    count, height, width, channels = x.shape
-    size, heads = attention.window_size, attention.num_heads
-    missing_height, missing_width = -height % size, -width % size
-    if missing_height or missing_width:
-        x = F.pad(x, (0, 0, 0, missing_width, 0, missing_height))
-    rows, columns = x.shape[1] // size, x.shape[2] // size
-    windows = x.view(count, rows, size, columns, size, channels).transpose(2, 3).reshape(-1, size * size, channels)
-    fused = attention.qkv(windows).view(-1, size * size, 3, heads, channels // heads)
-    queries, keys, values = fused.permute(2, 0, 3, 1, 4).unbind(0)
-    seen = F.scaled_dot_product_attention(queries, keys, values, scale=attention.scale)
-    windows = attention.proj(seen.transpose(1, 2).flatten(2))
-    x = windows.view(count, rows, columns, size, size, channels).transpose(2, 3)
-    return x.reshape(count, rows * size, columns * size, channels)[:, :height, :width]
+class _Half:
+    """Of a Florence2VisionBlock: its spatial block or its channel block."""
+
+    def __init__(self, block: Any, attention: partial[Tensor], functions: Functions) -> None:
+        self._attention, self._functions = attention, functions
+        self._first, self._second = _mix_weights(block.conv1, block.norm1), _mix_weights(block.conv2, block.norm2)
+        self._feed_forward = feed_forward_weights(block.ffn)
+
+    def __call__(self, x: Tensor, branch: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x, and what is to be added to it; both: (n, height, width, channels)."""
+        x, normed = self._functions.mix(x, branch, *self._first)
+        x, normed = self._functions.mix(x, self._attention(normed), *self._second)
+        return x, self._functions.feed_forward(normed, *self._feed_forward)
 
 
-def channel_attention(attention: Any, x: Tensor) -> Tensor:
-    """Attention of channels to channels, over all places; x: (n, height, width, channels).
+def _halves(block: Any, functions: Functions) -> Iterator[_Half]:
+    windows, channels = block.spatial_block.window_attn, block.channel_block.channel_attn
+    in_windows = partial(
+        functions.window_attention,
+        heads=windows.num_heads,
+        size=windows.window_size,
+        scale=windows.scale,
+        weights=attention_weights(windows),
+    )
+    yield _Half(block.spatial_block, in_windows, functions)
+    of_channels = partial(functions.channel_attention, groups=channels.groups, weights=attention_weights(channels))
+    yield _Half(block.channel_block, of_channels, functions)
 
-    As Florence2VisionChannelAttention. Two plain products over contiguous operands: the whole matrix of weights is
-    only (channels of a group)².
-    """
-    count, height, width, channels = x.shape
-    places, groups = height * width, attention.groups
-    fused = attention.qkv(x).view(count, places, 3, groups, channels // groups)
-    queries, keys, values = fused.permute(2, 0, 3, 1, 4).contiguous().unbind(0)
-    weights = torch.softmax(queries.transpose(-1, -2) @ keys * places**-0.5, -1, dtype=torch.float32)
-    seen = values @ weights.to(values.dtype).transpose(-1, -2)
-    seen = attention.proj(seen.transpose(1, 2).reshape(count, places, channels))
-    return seen.view(count, height, width, channels)  # type: ignore[no-any-return]
+
+def attention_weights(attention: Any) -> AttentionWeights:
+    """Of a Florence2VisionWindowAttention or Florence2VisionChannelAttention."""
+    qkv, proj = attention.qkv, attention.proj
+    return AttentionWeights(qkv.weight, qkv.bias, proj.weight, proj.bias)
+
+
+def _mix_weights(convolution: Any, norm: Any) -> tuple[Any, ...]:
+    return (_channels_last(convolution), convolution.bias.detach(), *norm_weights(norm))
 
 
 class _Projector:
@@ -95,13 +101,20 @@ class _Projector:
         return self._places[size]
 
 
-def _embed(embed: Any, x: Tensor) -> Tensor:
+class _Embed:
     """Florence2VisionConvEmbed."""
-    if embed.pre_norm:
-        x = embed.norm(x)
-    x = _convolve(embed.conv, x)
-    return x if embed.pre_norm else embed.norm(x)
+
+    def __init__(self, embed: Any) -> None:
+        self._convolution, self._norm, self._pre_norm = embed.conv, embed.norm, embed.pre_norm
+        self._weight = _channels_last(embed.conv)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self._pre_norm:
+            x = self._norm(x)
+        of = self._convolution
+        x = F.conv2d(x.permute(0, 3, 1, 2), self._weight, of.bias, of.stride, of.padding).permute(0, 2, 3, 1)
+        return x if self._pre_norm else self._norm(x)
 
 
-def _convolve(convolution: Any, x: Tensor) -> Tensor:
-    return convolution(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # type: ignore[no-any-return]
+def _channels_last(convolution: Any) -> Tensor:
+    return convolution.weight.detach().contiguous(memory_format=torch.channels_last)  # type: ignore[no-any-return]
