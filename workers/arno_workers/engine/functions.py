@@ -65,6 +65,8 @@ class Functions:
     """n pictures or requests, C channels of the tower, M the width of encoder and decoder."""
 
     name: str
+    laid: Callable[[Tensor], Tensor]
+    """The weight of a depthwise 3 × 3 convolution, (C, 1, 3, 3), as `mix` takes it."""
     mix: Callable[..., tuple[Tensor, Tensor]]
     """(x, branch or None, weight, bias, norm's weight, norm's bias, eps) → y and its LayerNorm, where s = x + branch
     and y = s + depthwise convolution of s. x and what is returned: (n, height, width, C)."""

@@ -26,6 +26,10 @@ class AttentionWeights(NamedTuple):
     proj_bias: Tensor | None
 
 
+def laid(weight: Tensor) -> Tensor:
+    return weight.detach().contiguous(memory_format=torch.channels_last)
+
+
 def mix(
     x: Tensor,
     branch: Tensor | None,
@@ -91,6 +95,7 @@ def candidates(logits: Tensor, ban: Callable[[Tensor], None] | None, count: int)
 
 PLAIN = Functions(
     name="plain",
+    laid=laid,
     mix=mix,
     window_attention=window_attention,
     channel_attention=channel_attention,

@@ -44,7 +44,10 @@ class _Half:
 
     def __init__(self, block: Any, attention: partial[Tensor], functions: Functions) -> None:
         self._attention, self._functions = attention, functions
-        self._first, self._second = _mix_weights(block.conv1, block.norm1), _mix_weights(block.conv2, block.norm2)
+        self._first, self._second = (
+            (functions.laid(convolution.weight), convolution.bias.detach(), *norm_weights(norm))
+            for convolution, norm in ((block.conv1, block.norm1), (block.conv2, block.norm2))
+        )
         self._feed_forward = feed_forward_weights(block.ffn)
 
     def __call__(self, x: Tensor, branch: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -72,10 +75,6 @@ def attention_weights(attention: Any) -> AttentionWeights:
     """Of a Florence2VisionWindowAttention or Florence2VisionChannelAttention."""
     qkv, proj = attention.qkv, attention.proj
     return AttentionWeights(qkv.weight, qkv.bias, proj.weight, proj.bias)
-
-
-def _mix_weights(convolution: Any, norm: Any) -> tuple[Any, ...]:
-    return (_channels_last(convolution), convolution.bias.detach(), *norm_weights(norm))
 
 
 class _Projector:
@@ -106,7 +105,7 @@ class _Embed:
 
     def __init__(self, embed: Any) -> None:
         self._convolution, self._norm, self._pre_norm = embed.conv, embed.norm, embed.pre_norm
-        self._weight = _channels_last(embed.conv)
+        self._weight = embed.conv.weight.detach().contiguous(memory_format=torch.channels_last)
 
     def __call__(self, x: Tensor) -> Tensor:
         if self._pre_norm:
@@ -114,7 +113,3 @@ class _Embed:
         of = self._convolution
         x = F.conv2d(x.permute(0, 3, 1, 2), self._weight, of.bias, of.stride, of.padding).permute(0, 2, 3, 1)
         return x if self._pre_norm else self._norm(x)
-
-
-def _channels_last(convolution: Any) -> Tensor:
-    return convolution.weight.detach().contiguous(memory_format=torch.channels_last)  # type: ignore[no-any-return]

@@ -3,7 +3,7 @@
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -28,9 +28,10 @@ def _interpreted() -> Iterator[Run]:
         def run(function: Callable[..., Any], *given: Any) -> Any:
             pickle.dump((function, given), process.stdin)
             process.stdin.flush()
-            found, error = pickle.load(process.stdout)
+            found, after, error = pickle.load(process.stdout)
             if error:
                 raise error
+            _take_over(given, after)
             return found
 
         yield run
@@ -38,8 +39,22 @@ def _interpreted() -> Iterator[Run]:
 
 
 def _on_cuda(function: Callable[..., Any], *given: Any) -> Any:
-    found = function(*(x.cuda() if isinstance(x, Tensor) else x for x in given))
+    moved = [_moved(x) if isinstance(x, Tensor) else x for x in given]
+    found = function(*moved)
+    _take_over(given, moved)
     return found.cpu() if isinstance(found, Tensor) else tuple(x.cpu() for x in found)
+
+
+def _moved(x: Tensor) -> Tensor:
+    """As it lies: a view of something larger stays one."""
+    return x.new_empty(0, device="cuda").set_(x.untyped_storage().cuda(), x.storage_offset(), x.size(), x.stride())
+
+
+def _take_over(given: Sequence[Any], after: Sequence[Any]) -> None:
+    """What was done to tensors elsewhere is done to those that were given."""
+    for ours, theirs in zip(given, after, strict=True):
+        if isinstance(ours, Tensor):
+            ours.copy_(theirs)
 
 
 @pytest.fixture(

@@ -1,7 +1,7 @@
 """A process that calls functions, and runs their kernels in Triton's interpreter.
 
 Of its own, because Triton decides when it is imported whether it interprets, and transformers imports it. Calls come
-as pickles on standard input, (function, arguments); answers go to standard output: (result, error).
+as pickles on standard input, (function, arguments); answers go to standard output: (result, arguments, error).
 """
 
 import os
@@ -13,6 +13,7 @@ os.environ["TRITON_INTERPRET"] = "1"
 
 import numpy as np
 import torch
+from triton.runtime import interpreter
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle, tl
 
 
@@ -36,18 +37,30 @@ def mend_bfloat16() -> None:
     InterpreterBuilder.cast_impl, InterpreterBuilder.create_dot = cast_impl, create_dot
 
 
+def mend_loops() -> None:
+    """A bound that is computed is an array of one, which NumPy since 2.4 does not take for a number."""
+    patch_tensor = interpreter._patch_lang_tensor
+
+    def patch(tensor: Any, scope: Any) -> None:
+        patch_tensor(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+    interpreter._patch_lang_tensor = patch
+
+
 def main() -> None:
     torch.set_num_threads(1)
     mend_bfloat16()
+    mend_loops()
     while True:
         try:
             function, given = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
         try:
-            answer = function(*given), None
+            answer = function(*given), given, None
         except Exception as error:
-            answer = None, error
+            answer = None, given, error
         pickle.dump(answer, sys.stdout.buffer)
         sys.stdout.buffer.flush()
 

@@ -11,7 +11,7 @@ _QUERIES = 64
 _LAUNCH = {"num_warps": 4, "num_stages": 1, "maxnreg": 128}
 """With 128 registers a thread, four programs fit a multiprocessor: one reads while others compute."""
 
-_LARGEST = 256
+LARGEST = 256
 """Places of a window: a program has all of a query's weights at hand."""
 
 
@@ -25,8 +25,8 @@ def windows(qkv: Tensor, heads: int, size: int, scale: float) -> Tensor:
     channels = fused // 3
     if height % size or width % size:
         raise ValueError(f"{height} × {width} places are not made of windows of {size} × {size}")
-    if size * size > _LARGEST:
-        raise ValueError(f"windows of {size} × {size} have more than {_LARGEST} places")
+    if size * size > LARGEST:
+        raise ValueError(f"windows of {size} × {size} have more than {LARGEST} places")
     seen = qkv.new_empty(count, height, width, channels)
     whole, rest = _cut(size * size)
     _windows[(heads, (height // size) * (width // size), count)](
