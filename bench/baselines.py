@@ -18,7 +18,6 @@ from transformers import (
     Florence2Processor,
     StaticCache,
 )
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 Ids: TypeAlias = tuple[int, ...]
 """Generated tokens, without the decoder's start token; the end token is the last."""
@@ -82,6 +81,9 @@ class Transformers:
     ) -> None:
         """`compile_mode`: of torch.compile, for decoding where the cache is a `_BeamCache`."""
         self.device, self.dtype, self.compiled = device, dtype, compile_mode is not None
+        if dtype == torch.float32:
+            # On CUDA, convolutions would round to 10 bits.
+            torch.backends.cudnn.allow_tf32 = False
         self._processor: Any = Florence2Processor.from_pretrained(folder)
         model: Any = Florence2ForConditionalGeneration.from_pretrained(folder, dtype=dtype)
         self.model = model.to(device).eval()
@@ -161,10 +163,11 @@ class Batches(Row):
         return batches
 
     def _answer(self, workload: Workload, batch: _Batch, inputs: dict[str, Any]) -> Answers:
-        ids = self._generate(batch.task, inputs)
+        ids = self.generate(batch.task, inputs)
         return {(number, batch.task): each for number, each in zip(batch.numbers, ids, strict=True)}
 
-    def _generate(self, task: str, inputs: dict[str, Any]) -> list[Ids]:
+    def generate(self, task: str, inputs: dict[str, Any]) -> list[Ids]:
+        """The answers to one batch that is on the device."""
         return self._transformers.generate(task, **inputs)
 
     def _fed(
@@ -201,8 +204,8 @@ class StaticBatches(Batches):
         self._caches.clear()
         super().warm_up(pictures, workload)
 
-    def _generate(self, task: str, inputs: dict[str, Any]) -> list[Ids]:
-        count, length = inputs["input_ids"].shape
+    def generate(self, task: str, inputs: dict[str, Any]) -> list[Ids]:
+        count, length = inputs["attention_mask"].shape
         cache = self._cache(count, length, self._transformers.max_new_tokens[task])
         return self._transformers.generate(task, **inputs, past_key_values=cache, disable_compile=True)
 
@@ -238,14 +241,24 @@ class _SharedVision(Batches):
         answers: Answers = {}
         for task in workload.tasks:
             prompts = {name: each.expand(len(batch.numbers), -1) for name, each in self._prompt(task).items()}
-            seen = {"image": BaseModelOutputWithPooling(pooler_output=features)}
-            ids = self._generate(task, {**prompts, "mm_encoder_outputs": seen})
+            ids = self.generate(task, self._encode(features, **prompts))
             answers |= {(number, task): each for number, each in zip(batch.numbers, ids, strict=True)}
         return answers
 
     @torch.no_grad()
     def _see(self, pixels: Tensor) -> Any:
         return self._transformers.model.get_image_features(pixels).pooler_output
+
+    @torch.no_grad()
+    def _encode(self, features: Tensor, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:
+        """What `generate` would have its encoder make of picture and prompt: every version of transformers takes that
+        from its caller, and only some take features."""
+        model = self._transformers.model
+        embedded = model.get_input_embeddings()(input_ids)
+        is_picture = (input_ids == model.config.image_token_id)[..., None]
+        embedded = embedded.masked_scatter(is_picture, features.to(embedded.dtype))
+        encoded = model.get_encoder()(inputs_embeds=embedded, attention_mask=attention_mask)
+        return {"encoder_outputs": encoded, "attention_mask": attention_mask}
 
     def _prompt_of(self, task: str) -> dict[str, Tensor]:
         processed = self._transformers.process(Image.new("RGB", (32, 32)), task)

@@ -176,7 +176,7 @@ class Arno(Row):
         self._engine = start_engine(settings, device, ObjectStore(), _give_up)
 
     def warm_up(self, pictures: Sequence[Image.Image], workload: Workload) -> None:
-        """On CUDA all of them, twice: graphs are captured when a shape comes for the second time."""
+        """On CUDA all of them, twice: when a shape comes for the third time, all that it needs is there."""
         if self._device == "cuda":
             self.answer(pictures, workload)
             self.answer(pictures, workload)
@@ -497,8 +497,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logs.configure("warning")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    # In float32, convolutions would round to 10 bits on CUDA, and each library's in its own way.
-    torch.backends.cudnn.allow_tf32 = False
     options, asked = parse(arguments)
     bench = Bench(options, asked)
     bench.run()
