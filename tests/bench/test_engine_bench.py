@@ -88,24 +88,6 @@ def test_an_unknown_workload_is_an_error_that_names_the_others() -> None:
     assert "poetry; it has caption, od, ocr_with_region, detailed_caption, mix, four" in done.stderr
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="it would begin")
-def test_the_complete_comparison_says_that_it_needs_cuda(tmp_path: Path) -> None:
-    done = run(BENCH / "complete.py", tmp_path / "report.json")
-    assert done.returncode == 1
-    assert "needs CUDA" in done.stderr
-
-
-def test_the_vision_towers_are_timed_and_compared() -> None:
-    from complete import measure_vision
-
-    found = measure_vision(TINY, "cpu", torch.float32, (1, 4), 128)
-    assert found["difference"] < 1e-4
-    assert {name for ms in found["batches"].values() for name, each in ms.items() if each > 0} == {
-        "transformers",
-        "arno",
-    }
-
-
 def test_the_limit_counts_the_operations_that_torch_counts() -> None:
     from limit import Limit, Peaks
 
@@ -135,10 +117,10 @@ def test_beams_share_what_they_look_at_and_pay_for_what_they_said() -> None:
 
 def test_a_random_checkpoint_answers_about_its_picture_as_long_as_it_may(tmp_path: Path) -> None:
     from baselines import OneByOne, Transformers, Workload
-    from checkpoints import Size, make
+    from checkpoints import SIZES, make
     from PIL import Image
 
-    make(Size((8, 16, 32, 64), (1, 2, 4, 8), 32, 1, 4, 1024), tmp_path)
+    make(SIZES["tiny"], tmp_path)
     assert len(Florence2Processor.from_pretrained(tmp_path).tokenizer) == 51_290
     transformers = Transformers(tmp_path, "cpu", torch.float32, None, {"<OD>": 20})
     assert transformers.num_beams == 3
