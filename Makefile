@@ -70,7 +70,7 @@ bench: $(INSTALLED) ## measure everything but the model; WHAT=engine and others:
 	@exec $(BIN)/python bench/$(WHAT).py $(ARGS)
 
 clean: ## remove what was built or cached; .venv and results stay
-	rm -rf build dist demo-report .mypy_cache .pytest_cache .ruff_cache .hypothesis .schemathesis
+	rm -rf build dist demo-report device-report .mypy_cache .pytest_cache .ruff_cache .hypothesis .schemathesis
 	find bench deploy producer shared tests workers -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml constraints.txt

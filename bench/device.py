@@ -37,7 +37,7 @@ PARTS: dict[str, Part] = {
     "engine_ocr": Part("engine", 60, {"size": "base", **OCR, "most_images": 1024, "beams": (3, 1)}),
     "switches": Part("switches", 150, piece_limit_s=60),
     "kernels": Part("kernels", 45, piece_limit_s=20),
-    "gpu_tests": Part("gpu_tests", 75),
+    "gpu_tests": Part("gpu_tests", 110),
     "baseline": Part("baseline", 90),
     "vision": Part("vision", 30),
     "steps": Part("steps", 20),

@@ -1,10 +1,12 @@
-"""The engine's tests that need a GPU, in a pytest that has nothing but what they import."""
+"""The engine's tests that need a GPU, folder by folder, in a pytest that has nothing but what they import."""
 
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -17,22 +19,37 @@ TESTS = ROOT / "tests/workers/engine"
 
 
 def pieces(machine: Machine) -> Pieces:
-    # Others import what such a machine may lack.
-    files = [file for file in sorted(TESTS.rglob("test_*.py")) if "mark.gpu" in file.read_text()]
-    return {file.stem: partial(run, machine, file) for file in files}
+    # Other files import what such a machine may lack.
+    files = [file for file in sorted(TESTS.rglob("test_*.py"), key=lambda file: file.parent) if _needs_gpu(file)]
+    return {
+        folder.name: partial(run, machine, list(together)) for folder, together in groupby(files, lambda f: f.parent)
+    }
 
 
-def run(machine: Machine, file: Path) -> dict[str, Any]:
+def run(machine: Machine, files: Sequence[Path]) -> dict[str, Any]:
     machine.needs_cuda()
-    # Without the tests' own conftest.py, whose servers are not there, but with the engine's fixtures.
-    command = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "--noconftest", "-p", "tests.workers.engine.conftest"]
-    command += ["-p", "no:cacheprovider", "-W", "default", "--disable-warnings", "--tb=short"]
-    command += ["-o", "addopts=", "--import-mode=importlib", str(file)]
     log, code = machine.work / "pytest.txt", "killed: its time was up"
-    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     with log.open("wb") as out, suppress(subprocess.TimeoutExpired):
-        patience_s = max(1.0, machine.ends_s - monotonic() - 2)
-        done = subprocess.run(command, stdout=out, stderr=out, timeout=patience_s, cwd=ROOT, env=environment)
+        done = subprocess.run(
+            command(files),
+            stdout=out,
+            stderr=out,
+            timeout=max(1.0, machine.ends_s - monotonic() - 2),
+            cwd=ROOT,
+            env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        )
         code = str(done.returncode)
     print(log.read_text(errors="replace"), file=sys.stderr)
     return {"ok": code == "0", "exit": code, "tail": tail_of(log)}
+
+
+def command(files: Sequence[Path]) -> list[str]:
+    """Without the conftest.py of all tests, whose servers are not there."""
+    pytest = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", f"--confcutdir={TESTS}", "-p", "no:cacheprovider"]
+    options = ["-o", "addopts=", "--import-mode=importlib", "-W", "default", "--disable-warnings", "--tb=short"]
+    return [*pytest, *options, *map(str, files)]
+
+
+def _needs_gpu(file: Path) -> bool:
+    both = (file, file.with_name("conftest.py"))
+    return any("mark.gpu" in each.read_text() for each in both if each.exists())

@@ -20,6 +20,8 @@ from arno_producer.cli import app as arno_app
 from arno_workers.cli import app as arno_worker_app
 from tests.documents.blocks import ROOT
 
+CONSTRAINTS = ROOT / "constraints.txt"
+
 
 class Unknown(Exception):
     """No such command, option or value."""
@@ -32,7 +34,8 @@ def program(command: str) -> str:
 
 def check(command: str) -> None:
     """Raises Unknown. Arguments may be missing, as where a sentence names a command, or stand as `…`."""
-    words = [word for word in shlex.split(command[command.index(program(command)) :]) if word != "…"]
+    one_line = command[command.index(program(command)) :].replace("\\\n", " ")
+    words = [word for word in shlex.split(one_line) if word != "…"]
     GRAMMARS[Path(words[0]).name](words[1:])
 
 
@@ -148,13 +151,23 @@ def _pytest(words: list[str]) -> None:
 
 
 def _pip(words: list[str]) -> None:
+    """Ours, with extras; files; and what is downloaded is what we require."""
     parser = _Parser("pip")
-    parser.add_argument("command", choices=["install"])
+    parser.add_argument("command", choices=["install", "download"])
     parser.add_argument("requirements", nargs="*")
+    for flag in ("--no-deps", "--no-index"):
+        parser.add_argument(flag, action="store_true")
+    for option in ("--only-binary", "--platform", "--python-version", "--target", "-c", "-d"):
+        parser.add_argument(option, action="append")
+    asked = parser.parse_intermixed_args(words)
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    for text in parser.parse_args(words).requirements:
+    pinned = {name.lower().replace("_", "-") for name in re.findall(r"^[\w.-]+", CONSTRAINTS.read_text(), re.MULTILINE)}
+    for text in asked.requirements:
+        if text.endswith(".whl"):
+            continue
         required = Requirement(text)
-        if required.name != "arno" or not required.extras <= set(extras):
+        known = {"arno"} if asked.command == "install" else pinned
+        if required.name not in known or not required.extras <= set(extras):
             raise Unknown(f"{text} is nothing of ours: the extras are {', '.join(extras)}")
 
 

@@ -91,6 +91,10 @@ STAND_INS = (
 
 NOT_RUN = (
     NotRun("pip install", "what is tried is the checkout"),
+    NotRun("pip download", "it needs a network"),
+    NotRun(
+        "PYTHONPATH=site:shared:workers:producer python bench/device.py", "no GPU; its parts are tried in tests/bench"
+    ),
     NotRun("arno-worker --device cuda", "no GPU"),
     NotRun("docker compose", "no Docker engine"),
     NotRun("make demo", "minutes; tests/acceptance/test_demo.py runs it"),

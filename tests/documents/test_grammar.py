@@ -61,6 +61,7 @@ def understood(where: str, command: str) -> None:
         "python bench/nothing.py",
         "python -m arno_workers.tiny.train --sed 1",
         "pip install 'arno[gpu]'",
+        "pip download --no-deps a-package-of-nobody",
         "pytest -m gpus",
         "pytest tests/nothing",
         "docker compose start",
