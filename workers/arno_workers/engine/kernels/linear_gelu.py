@@ -38,8 +38,9 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         bias,
         found,
         rows,
+        terms,
         COLUMNS=columns,
-        TERMS=terms,
+        EVEN=terms % launch["BLOCK_K"] == 0,
         GROUP=_GROUP,
         **launch,
     )
@@ -57,8 +58,9 @@ def _linear_gelu(
     bias: tl.tensor,
     found: tl.tensor,
     rows: tl.tensor,
+    terms: tl.tensor,
     COLUMNS: tl.constexpr,
-    TERMS: tl.constexpr,
+    EVEN: tl.constexpr,
     GROUP: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -74,16 +76,16 @@ def _linear_gelu(
     column = (within // size) * BLOCK_N + tl.arange(0, BLOCK_N)
 
     term = tl.arange(0, BLOCK_K)
-    left = x + tl.minimum(row, rows - 1).to(tl.int64)[:, None] * TERMS + term[None, :]
-    right = weight + tl.minimum(column, COLUMNS - 1).to(tl.int64)[None, :] * TERMS + term[:, None]
+    left = x + tl.minimum(row, rows - 1).to(tl.int64)[:, None] * terms + term[None, :]
+    right = weight + tl.minimum(column, COLUMNS - 1).to(tl.int64)[None, :] * terms + term[:, None]
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for start in range(0, TERMS, BLOCK_K):
-        if TERMS % BLOCK_K == 0:
+    for start in range(0, terms, BLOCK_K):
+        if EVEN:
             a = tl.load(left)
             b = tl.load(right)
         else:
-            a = tl.load(left, mask=(start + term < TERMS)[None, :], other=0.0)
-            b = tl.load(right, mask=(start + term < TERMS)[:, None], other=0.0)
+            a = tl.load(left, mask=(start + term < terms)[None, :], other=0.0)
+            b = tl.load(right, mask=(start + term < terms)[:, None], other=0.0)
         total = tl.dot(a, b, total, input_precision="ieee")
         left += BLOCK_K
         right += BLOCK_K

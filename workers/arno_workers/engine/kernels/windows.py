@@ -1,5 +1,6 @@
 """Attention within the windows of a picture, where it lies: nothing is cut out, and nothing put back."""
 
+import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
@@ -7,6 +8,9 @@ from torch import Tensor
 
 _QUERIES = 64
 """What a program multiplies at a time, at most: 16 rows for each of its warps."""
+
+_FLOAT32_QUERIES = 16
+"""The same without tensor cores, where each product is an instruction of its own, and many take long to compile."""
 
 _LAUNCH = {"num_warps": 4, "num_stages": 1, "maxnreg": 128}
 """With 128 registers a thread, four programs fit a multiprocessor: one reads while others compute."""
@@ -41,7 +45,7 @@ def windows(qkv: Tensor, heads: int, size: int, scale: float) -> Tensor:
         SIZE=size,
         WHOLE=whole,
         REST=rest,
-        QUERIES=min(_QUERIES, whole),
+        QUERIES=min(_FLOAT32_QUERIES if qkv.dtype == torch.float32 else _QUERIES, whole),
         **_LAUNCH,
     )
     return seen
@@ -99,7 +103,7 @@ def _windows(
     if REST > 0:
         more_keys = _load(qkv + CHANNELS, WHOLE, width, REST, SIZE, 3 * CHANNELS, WIDTH, BLOCK_WIDTH)
         more_values = _load(qkv + 2 * CHANNELS, WHOLE, width, REST, SIZE, 3 * CHANNELS, WIDTH, BLOCK_WIDTH)
-    for first in tl.static_range(0, WHOLE, QUERIES):
+    for first in range(0, WHOLE, QUERIES):
         queries = _load(qkv, first, width, QUERIES, SIZE, 3 * CHANNELS, WIDTH, BLOCK_WIDTH)
         found = _attend(queries, keys, values, more_keys, more_values, scale, SIZE, WHOLE, REST)
         _store(seen, found, first, width, QUERIES, SIZE, CHANNELS, WIDTH, BLOCK_WIDTH)
@@ -153,7 +157,7 @@ def _weigh(
 @triton.jit
 def _load(
     corner: tl.tensor,
-    first: tl.constexpr,
+    first: tl.tensor,
     width: tl.tensor,
     PLACES: tl.constexpr,
     SIZE: tl.constexpr,
@@ -169,7 +173,7 @@ def _load(
 def _store(
     corner: tl.tensor,
     found: tl.tensor,
-    first: tl.constexpr,
+    first: tl.tensor,
     width: tl.tensor,
     PLACES: tl.constexpr,
     SIZE: tl.constexpr,
@@ -183,7 +187,7 @@ def _store(
 
 @triton.jit
 def _places(
-    first: tl.constexpr,
+    first: tl.tensor,
     width: tl.tensor,
     PLACES: tl.constexpr,
     SIZE: tl.constexpr,
