@@ -85,7 +85,8 @@ def processes(machine: Machine, count: int, seconds: float, jpegs: Sequence[byte
 
 def tiny_ops(machine: Machine) -> dict[str, float]:
     """ms of a thousand tiny operations until the device has done them, the median of five; and of the slowest call."""
-    x, all_ms, slowest_ms = torch.zeros(64, device=machine.device), [], 0.0
+    x, slowest_ms = torch.zeros(64, device=machine.device), 0.0
+    all_ms: list[float] = []
     while len(all_ms) < 5 and sum(all_ms) < 2000:
         times = [perf_counter()]
         for _ in range(machine.pick(1000, 100)):

@@ -92,11 +92,11 @@ def arrive_unchanged(images: Sequence[Image.Image], replica: Replica, device: st
 def no_graphs() -> Iterator[None]:
     """The decoder's step is called, as on a CPU."""
     graphs = slots_module.GraphStepper
-    slots_module.GraphStepper = lambda decoder, _: DirectStepper(decoder)  # type: ignore[assignment, misc]
+    slots_module.GraphStepper = lambda decoder, _: DirectStepper(decoder)
     try:
         yield
     finally:
-        slots_module.GraphStepper = graphs  # type: ignore[misc]
+        slots_module.GraphStepper = graphs
 
 
 @contextmanager
@@ -115,18 +115,18 @@ def captures_fail() -> Iterator[None]:
     """Whatever is captured asks the device for a value, which no graph may."""
     graph = torch.cuda.graph
 
-    class Failing(graph):  # type: ignore[misc, valid-type]
+    class Failing(graph):
         def __exit__(self, *error: Any) -> None:
             try:
                 torch.ones(1, device="cuda").item()
             finally:
                 super().__exit__(*error)
 
-    torch.cuda.graph = Failing  # type: ignore[misc]
+    torch.cuda.graph = Failing
     try:
         yield
     finally:
-        torch.cuda.graph = graph  # type: ignore[misc]
+        torch.cuda.graph = graph
 
 
 def tower(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -166,7 +166,7 @@ def _functions(block: Any) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
 
     def feed_forward(half: Any, x: torch.Tensor) -> torch.Tensor:
         x = convolve(half.conv2, x) + x
-        return x + half.ffn(half.norm2(x))  # type: ignore[no-any-return]
+        return x + half.ffn(half.norm2(x))
 
     def whole(x: torch.Tensor) -> torch.Tensor:
         return feed_forward(channel, channels(feed_forward(spatial, windows(x))))
