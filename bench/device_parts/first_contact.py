@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from baselines import Transformers
 from device_run import door
-from device_run.insides import Replica, arrive_unchanged, captures_fail, little_room, no_graphs
+from device_run.insides import Replica, arrive_unchanged, captures_fail, little_room
 from device_run.machine import Machine, Pieces
 from device_run.models import scenes
 from device_run.timing import difference
@@ -34,18 +34,21 @@ def pieces(machine: Machine) -> Pieces:
     contact = _Contact(machine)
     return {
         "cpu": lambda: {"answers": len(contact.expected(1) + contact.expected(3))},
-        "staging": lambda: {"ok": arrive_unchanged(contact.images, contact.replica("cpu"), machine.device)},
+        "staging": lambda: {"ok": arrive_unchanged(contact.images, contact.there(), machine.device)},
         "load": lambda: {"dtype": contact.there().dtype},
         "vision_stage": contact.vision_stage,
         "encoder_stage": contact.encoder_stage,
-        "called_steps": contact.called_steps,
-        "capture": lambda: {"slots": contact.there().slots(3)},
+        "called": partial(contact.as_on_cpu, 3),
+        "capture": lambda: {"execution": contact.there().capture(), "slots": contact.there().slots(3)},
         "as_on_cpu_beams_3": partial(contact.as_on_cpu, 3),
         "as_on_cpu_beams_1": partial(contact.as_on_cpu, 1),
         "as_transformers_beams_3": partial(contact.as_transformers, 3),
         "as_transformers_beams_1": partial(contact.as_transformers, 1),
         "bfloat16_warm_up": lambda: contact.replica(machine.device, "bfloat16").warm_up(),
         "bfloat16_answers": contact.in_bfloat16,
+        "triton_beams_3": partial(contact.with_kernels, "float32", 3),
+        "triton_beams_1": partial(contact.with_kernels, "float32", 1),
+        "triton_bfloat16": contact.in_bfloat16_with_kernels,
         "long_answer": contact.long_answer,
         "long_prompt": contact.long_prompt,
         "door": contact.through_the_door,
@@ -76,10 +79,6 @@ class _Contact:
         sentence = "what is it?"
         return _apart(there.encode(seen.to(self._machine.device), sentence), here.encode(seen, sentence))
 
-    def called_steps(self) -> dict[str, Any]:
-        with no_graphs():
-            return _same(self.answers(self._make(self._machine.device), 3), self.expected(3))
-
     def as_on_cpu(self, beams: int) -> dict[str, Any]:
         return _same(self.answers(self.there(), beams), self.expected(beams))
 
@@ -99,9 +98,20 @@ class _Contact:
         found = self.answers(self.replica(self._machine.device, "bfloat16"), 3)
         return {**_same(found, self.expected(3)), "ok": True}
 
+    def with_kernels(self, dtype: str, beams: int) -> dict[str, Any]:
+        """Of our own, recorded as graphs."""
+        replica = self._make(self._machine.device, dtype, kernels="triton")
+        return {**_same(self.answers(replica, beams), self.expected(beams)), "execution": replica.capture()} | _same(
+            self.answers(replica, beams), self.expected(beams)
+        )
+
+    def in_bfloat16_with_kernels(self) -> dict[str, Any]:
+        return {**self.with_kernels("bfloat16", 3), "ok": True}
+
     def long_answer(self) -> dict[str, Any]:
         with little_room():
             replica = self._make(self._machine.device)
+            replica.capture()
             return _same(self.answers(replica, 3) + self.answers(replica, 3), self.expected(3) * 2)
 
     def long_prompt(self) -> dict[str, Any]:
@@ -130,11 +140,12 @@ class _Contact:
         self._machine.needs_cuda()
         with captures_fail():
             replica = self._make(self._machine.device)
-            replica.warm_up()
-            return _same(self.answers(replica, 3), self.expected(3))
+            execution = replica.capture()
+        replica.warm_up()
+        return {"execution": execution, **_same(self.answers(replica, 3), self.expected(3))}
 
-    def _make(self, device: str, dtype: str = "float32") -> Replica:
-        return Replica(_MODEL, device, dtype)
+    def _make(self, device: str, dtype: str = "float32", **settings: Any) -> Replica:
+        return Replica(_MODEL, device, dtype, **settings)
 
     def _expected(self, beams: int, words: Sequence[int] = ()) -> list[Ids]:
         return self.answers(self.replica("cpu"), beams, words)

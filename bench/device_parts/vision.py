@@ -13,26 +13,27 @@ from device_run.timing import captured, difference, kernels_of, ms_of, or_why_no
 
 def pieces(machine: Machine) -> Pieces:
     batches, px = machine.pick((1, 4, 16, 64), (1, 2)), size_of(machine, "base").picture_px
-    ours = cache(lambda: tower(load(machine, "base")))
+    ways = machine.pick(("plain", "triton"), ("plain",))
+    ours = cache(lambda kernels: tower(load(machine, "base"), kernels))
     pixels = cache(lambda: machine.random(max(batches), px, px, 3).permute(0, 3, 1, 2))
 
-    def profile() -> dict[str, Any]:
-        return kernels_of(machine, lambda: ours()(pixels()))
+    def profile(kernels: str) -> dict[str, Any]:
+        return kernels_of(machine, lambda: ours(kernels)(pixels()))
 
-    def graphs() -> dict[int, Any]:
+    def graphs(kernels: str) -> dict[int, Any]:
         machine.needs_cuda()
-        return {batch: or_why_not(partial(as_graph, machine, ours(), pixels()[:batch])) for batch in batches}
+        return {batch: or_why_not(partial(as_graph, machine, ours(kernels), pixels()[:batch])) for batch in batches}
 
     def cudnn_searches() -> dict[int, float]:
         """ms a picture when cuDNN tries its convolutions and keeps the fastest."""
         machine.needs_cuda()
         torch.backends.cudnn.benchmark = True
-        return {batch: ms_a_picture(machine, ours(), pixels()[:batch]) for batch in batches}
+        return {batch: ms_a_picture(machine, ours("plain"), pixels()[:batch]) for batch in batches}
 
     return {
         "eager": lambda: both(machine, batches, px),
-        "profile": profile,
-        "graphs": graphs,
+        **{f"graphs, {kernels}": partial(graphs, kernels) for kernels in ways},
+        **{f"profile, {kernels}": partial(profile, kernels) for kernels in ways},
         "cudnn_searches": cudnn_searches,
     }
 

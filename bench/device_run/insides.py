@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,23 @@ from arno_shared.messages import GenerationOptions, Prompt
 from arno_shared.names import Lane
 from arno_shared.settings import WorkerSettings
 from arno_workers.engine import slots as slots_module
-from arno_workers.engine import vision as vision_module
 from arno_workers.engine.caches import Room
+from arno_workers.engine.choice import choose_functions
 from arno_workers.engine.decoder import Decoder, DecoderWeights
+from arno_workers.engine.encoder import TextEncoder
 from arno_workers.engine.florence import FlorenceReplica
+from arno_workers.engine.functions import Extent, Functions, Reach
 from arno_workers.engine.generation import GenerationRules
+from arno_workers.engine.graphs import Graphs
 from arno_workers.engine.locate import Located
+from arno_workers.engine.precision import keep_float32
 from arno_workers.engine.scheduler import Picture, Request
-from arno_workers.engine.staging import pin, to_device, whole_numbers
+from arno_workers.engine.staging import whole_numbers
 from arno_workers.engine.stepper import DirectStepper, GraphStepper
+from arno_workers.engine.vision import VisionTower
 from device_run.machine import Machine
+
+_BATCH = 8
 
 
 def known_settings(settings: dict[str, Any]) -> dict[str, Any]:
@@ -35,9 +41,16 @@ class Replica:
     """One copy of a model without the thread that usually owns it, stage by stage and as a whole."""
 
     def __init__(self, folder: Path, device: str, dtype: Any, **settings: Any) -> None:
+        keep_float32()
         self.device = device
-        worker = WorkerSettings(dtype=dtype, slots=40, max_batch_images=8, **settings)
+        worker = WorkerSettings(dtype=dtype, slots=40, max_batch_images=_BATCH, **settings)
         self._replica = FlorenceReplica(Located(str(folder), None), worker, device)
+
+    def capture(self) -> str:
+        """How it computes from then on."""
+        if self.device == "cuda":
+            self._replica.capture()
+        return self._replica.execution
 
     @property
     def dtype(self) -> str:
@@ -51,8 +64,16 @@ class Replica:
 
     def pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Normalised, (n, 3, height, width)."""
-        prepared = [self._replica.prepare(image) for image in images]
-        return self._replica._recipe.normalise(to_device(prepared, self.device))
+        return self._replica._recipe.normalise(self.arrived(images))
+
+    def arrived(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """uint8, (n, height, width, 3)."""
+        batches = []
+        for first in range(0, len(images), _BATCH):
+            prepared = [self._replica.prepare(image) for image in images[first : first + _BATCH]]
+            with self._replica._uploads.upload(prepared) as pixels:
+                batches.append(pixels.clone())
+        return torch.cat(batches)
 
     @torch.inference_mode()
     def see(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -63,7 +84,8 @@ class Replica:
     def encode(self, features: torch.Tensor, sentence: str) -> torch.Tensor:
         """The text encoder: keys and values for the decoder, in one tensor."""
         ids = [self._replica.prompt_ids(sentence)] * len(features)
-        return torch.stack(self._replica._encoder(features, whole_numbers(ids, self.device)))
+        encoder: TextEncoder = self._replica._banks._encoder
+        return torch.stack(encoder(features, whole_numbers(ids, self.device)))
 
     def answers(
         self, images: Sequence[Image.Image], tasks: Sequence[str], beams: int, words: Sequence[int] = ()
@@ -82,21 +104,10 @@ class Replica:
 
 def arrive_unchanged(images: Sequence[Image.Image], replica: Replica, device: str) -> bool:
     """Pictures and numbers that are sent to the device and fetched back."""
-    pictures, numbers = [replica._replica._recipe.resize(image) for image in images], [[1, 2], [3, 4]]
-    back = to_device([pin(each, device) for each in pictures], device).cpu().numpy()
+    some, numbers = images[:8], [[1, 2], [3, 4]]
+    pictures, back = [replica._replica._recipe.resize(image) for image in some], replica.arrived(some).cpu().numpy()
     arrived = all((one == other).all() for one, other in zip(pictures, back, strict=True))
     return arrived and whole_numbers(numbers, device).tolist() == numbers
-
-
-@contextmanager
-def no_graphs() -> Iterator[None]:
-    """The decoder's step is called, as on a CPU."""
-    graphs = slots_module.GraphStepper
-    slots_module.GraphStepper = lambda decoder, _: DirectStepper(decoder)
-    try:
-        yield
-    finally:
-        slots_module.GraphStepper = graphs
 
 
 @contextmanager
@@ -129,68 +140,53 @@ def captures_fail() -> Iterator[None]:
         torch.cuda.graph = graph
 
 
-def tower(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    """It lays the model's weights out anew."""
-    return vision_module.VisionTower(model)
+def functions_of(model: Any, kernels: str) -> Functions:
+    """As the engine would choose them."""
+    parameter = next(model.parameters())
+    return choose_functions(kernels, model.config, parameter.dtype, str(parameter.device))
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One of the tower's, by its first block."""
-
-    channels: int
-    depth: int
-    functions: dict[str, Callable[[torch.Tensor], torch.Tensor]]
-    """Of (pictures, rows, columns, channels); `block` is all of them."""
+def tower(model: Any, kernels: str = "plain") -> Callable[[torch.Tensor], torch.Tensor]:
+    return VisionTower(model, functions_of(model, kernels))
 
 
-def stages(model: Any) -> list[Stage]:
-    tower(model)
+def stages(model: Any) -> list[tuple[int, Any]]:
+    """Channels of each of the tower's stages, and its first block's halves."""
     davit = model.model.vision_tower
-    return [
-        Stage(channels, depth, _functions(blocks[0]))
-        for channels, depth, blocks in zip(davit.config.embed_dim, davit.config.depths, davit.blocks, strict=True)
-    ]
-
-
-def _functions(block: Any) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
-    spatial, channel, convolve = block.spatial_block, block.channel_block, vision_module._convolve
-
-    def windows(x: torch.Tensor) -> torch.Tensor:
-        x = convolve(spatial.conv1, x) + x
-        return x + vision_module.window_attention(spatial.window_attn, spatial.norm1(x))
-
-    def channels(x: torch.Tensor) -> torch.Tensor:
-        x = convolve(channel.conv1, x) + x
-        return x + vision_module.channel_attention(channel.channel_attn, channel.norm1(x))
-
-    def feed_forward(half: Any, x: torch.Tensor) -> torch.Tensor:
-        x = convolve(half.conv2, x) + x
-        return x + half.ffn(half.norm2(x))
-
-    def whole(x: torch.Tensor) -> torch.Tensor:
-        return feed_forward(channel, channels(feed_forward(spatial, windows(x))))
-
-    return {"block": whole, "windows": windows, "channels": channels, "feed_forward": partial(feed_forward, spatial)}
+    halves = [halves for _, halves in VisionTower(model)._stages]
+    return [(channels, of[:2]) for channels, of in zip(davit.config.embed_dim, halves, strict=True)]
 
 
 class Steps:
     """The decoder's step with 3 beams, for slots that are full of noise."""
 
-    def __init__(self, machine: Machine, model: Any, slots: int, image_tokens: int, prompt_tokens: int) -> None:
+    def __init__(
+        self, machine: Machine, model: Any, slots: int, image_tokens: int, prompt_tokens: int, kernels: str
+    ) -> None:
         self._prompt = image_tokens + prompt_tokens
         rules = GenerationRules.of(model.generation_config)
-        self._decoder = Decoder(DecoderWeights(model), rules, slots, Room(1024, 1024), machine.device)
+        weights = DecoderWeights(model, functions_of(model, kernels))
+        self._decoder = Decoder(weights, rules, slots, Room(1024, 1024), machine.device)
         layers, _, heads, _, width = self._decoder.caches.cross_keys.shape
         for some in torch.arange(slots, device=machine.device).split(64):
             keys, values = (machine.random(layers, len(some), heads, self._prompt, width) for _ in range(2))
             self._decoder.begin(some, torch.full_like(some, 1000), keys, values)
-        self._stepper = GraphStepper(self._decoder, image_tokens) if machine.on_cuda else DirectStepper(self._decoder)
+        self._stepper: DirectStepper | GraphStepper = DirectStepper(self._decoder)
+        if machine.on_cuda:
+            self._stepper = GraphStepper(self._decoder, Graphs(), image_tokens)
+            self._stepper.warm_up()
 
     def as_the_engine(self, slots: int, tokens: int) -> Callable[[], None]:
         """Begins far enough from the shape's end for the steps that follow."""
-        self._decoder.beams.length.fill_(max(2, tokens - 28))
-        return partial(self._stepper.step, slots, self._prompt, tokens)
+        self._begin(tokens)
+        return partial(self._stepper.step, Extent(self._prompt, (Reach(slots, tokens),)))
 
     def called(self, slots: int, tokens: int) -> Callable[[], None]:
-        return partial(self._decoder.step, slots, self._prompt, tokens)
+        self._begin(tokens)
+        return partial(self._decoder.step, Extent(self._prompt, (Reach(slots, tokens),)))
+
+    def _begin(self, tokens: int) -> None:
+        beams = self._decoder.beams
+        beams.length.fill_(max(2, tokens - 28))
+        beams.done.fill_(False)
+        beams.lineage[:, :, :tokens].fill_(0)

@@ -1,5 +1,7 @@
 """Which way of computing the functions between the products a replica takes: what is asked for, where it is right."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +11,7 @@ from arno_shared.logs import get_logger
 from arno_workers.engine.functions import Functions
 from arno_workers.engine.plain import PLAIN
 from arno_workers.engine.staging import is_cuda
-from arno_workers.engine.trials import agrees
+from arno_workers.engine.trials import Trial, agrees, trials
 
 log = get_logger(__name__)
 
@@ -23,6 +25,8 @@ _TRIED = {
     "attention": ("attention", "by_length"),
 }
 """What is tried, and which fields of Functions stand and fall with it."""
+
+_COMPILERS = min(16, os.cpu_count() or 1)
 
 
 def choose_functions(kernels: str, config: Any, dtype: torch.dtype, device: str) -> Functions:
@@ -42,21 +46,23 @@ def choose_functions(kernels: str, config: Any, dtype: torch.dtype, device: str)
 
 def checked(functions: Functions, config: Any, dtype: torch.dtype, device: str) -> Functions:
     """With plain functions where these are not as right."""
-    failed = [name for name in _TRIED if not _is_right(name, functions, config, dtype, device)]
+    every = [(name, trial) for name in _TRIED for trial in trials(name, config)]
+    # Side by side: nearly all of the time goes to compilers, each a process of its own.
+    with ThreadPoolExecutor(_COMPILERS) as pool:
+        reasons = list(pool.map(lambda each: _why_not(each[1], functions, dtype, device), every))
+    failed: dict[str, str] = {name: why for (name, _), why in zip(every, reasons, strict=True) if why}
+    for name, why in failed.items():
+        log.error("the plain function runs instead", kernels=functions.name, function=name, reason=why)
     plain = {field: getattr(PLAIN, field) for name in failed for field in _TRIED[name]}
     name = f"{functions.name} but for {', '.join(failed)}" if failed else functions.name
     return replace(functions, **{**plain, "name": name})
 
 
-def _is_right(name: str, functions: Functions, config: Any, dtype: torch.dtype, device: str) -> bool:
-    why: dict[str, Any] = {"reason": "its results differ"}
+def _why_not(trial: Trial, functions: Functions, dtype: torch.dtype, device: str) -> str:
     try:
-        if agrees(name, functions, config, dtype, device):
-            return True
+        return "" if agrees(trial, functions, dtype, device) else "its results differ"
     except Exception as error:
-        why = {"reason": "it fails", "error": repr(error)}
-    log.error("the plain function runs instead", kernels=functions.name, function=name, **why)
-    return False
+        return f"it fails: {error!r}"
 
 
 def _table(kernels: str) -> Functions:

@@ -79,8 +79,8 @@ class FlorenceReplica:
         self._recipe = PixelRecipe(self._processor.image_processor, device, dtype, fast=fast)
         self.scaled_to = (self._recipe.width, self._recipe.height) if fast else None
         self.prompt_ids = lru_cache(_REMEMBERED_SENTENCES)(self._prompt_ids)
+        functions = choose_functions(settings.kernels, model.config, dtype, device)
         with torch.inference_mode():
-            functions = choose_functions(settings.kernels, model.config, dtype, device)
             self._vision = VisionTower(model, functions)
             self._banks = SlotBanks(
                 DecoderWeights(model, functions),

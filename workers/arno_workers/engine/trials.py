@@ -36,19 +36,17 @@ class Numbers:
         return self(outputs, inputs) * 2.0 ** -(inputs.bit_length() // 2)
 
 
-def agrees(name: str, functions: Functions, config: Any, dtype: torch.dtype, device: str) -> bool:
-    """Whether a function of a table is as near to exact results as the plain one, but for what rounding does.
+def agrees(trial: Trial, functions: Functions, dtype: torch.dtype, device: str) -> bool:
+    """Whether a table's function is as near to exact results as the plain one, but for what rounding does.
 
-    `config`: a Florence2Config. Raises what the function raises.
+    Raises what the function raises.
     """
     exact_dtype = torch.float64 if dtype == torch.float32 else torch.float32
-    for trial in _trials(name, config):
+    with torch.inference_mode():
         exact = trial(PLAIN, Numbers(exact_dtype, device))
         plain = trial(PLAIN, Numbers(dtype, device))
         found = trial(functions, Numbers(dtype, device))
-        if not all(map(_is_near, found, plain, exact)):
-            return False
-    return True
+        return all(map(_is_near, found, plain, exact))
 
 
 def _is_near(found: Tensor, plain: Tensor, exact: Tensor) -> bool:
@@ -57,7 +55,8 @@ def _is_near(found: Tensor, plain: Tensor, exact: Tensor) -> bool:
     return bool(off <= 2 * allowed + torch.finfo(plain.dtype).eps * exact.norm())
 
 
-def _trials(name: str, config: Any) -> Iterator[Trial]:
+def trials(name: str, config: Any) -> Iterator[Trial]:
+    """Of the function of that name, with all widths that a model has of it; `config`: a Florence2Config."""
     vision, text = config.vision_config, config.text_config
     stages = list(zip(vision.embed_dim, vision.num_heads, vision.num_groups, strict=True))
     if name == "mix":

@@ -38,14 +38,14 @@ def mend_bfloat16() -> None:
 
 
 def mend_loops() -> None:
-    """NumPy 2.4 takes no array of one for a number, as which the interpreter has a loop's bounds."""
-    patch = interpreter._patch_lang_tensor
+    """A bound that is computed is an array of one, which NumPy since 2.4 does not take for a number."""
+    patch_tensor = interpreter._patch_lang_tensor
 
-    def patch_lang_tensor(tensor: Any, scope: Any) -> None:
-        patch(tensor, scope)
+    def patch(tensor: Any, scope: Any) -> None:
+        patch_tensor(tensor, scope)
         scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
 
-    interpreter._patch_lang_tensor = patch_lang_tensor
+    interpreter._patch_lang_tensor = patch
 
 
 def main() -> None:

@@ -5,8 +5,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-LAUNCH = {"BLOCK_TOKENS": 32, "num_warps": 4}
-"""Tokens that a program reads at a time, of all beams; and its warps."""
+LAUNCH = {"num_warps": 4}
+READ_ELEMENTS = 8192
+"""How much a program reads of keys, and of values, at a time: as many tokens as that makes, of all beams."""
 
 
 def own_attention(qkv: Tensor, own_keys: Tensor, own_values: Tensor, lineage: Tensor, lengths: Tensor) -> Tensor:
@@ -21,6 +22,7 @@ def own_attention(qkv: Tensor, own_keys: Tensor, own_values: Tensor, lineage: Te
     """
     slots, beams, _ = qkv.shape
     _, heads, _, _, width = own_keys.shape
+    rows, columns = triton.next_power_of_2(beams), triton.next_power_of_2(width)
     qkv, lengths = qkv.contiguous(), lengths.contiguous()
     attended = qkv.new_empty(slots, beams, heads * width)
     _attend[(heads, slots)](
@@ -37,8 +39,9 @@ def own_attention(qkv: Tensor, own_keys: Tensor, own_values: Tensor, lineage: Te
         BEAMS=beams,
         HEADS=heads,
         WIDTH=width,
-        ROWS=triton.next_power_of_2(beams),
-        COLUMNS=triton.next_power_of_2(width),
+        ROWS=rows,
+        COLUMNS=columns,
+        BLOCK_TOKENS=READ_ELEMENTS // (rows * columns),
         **LAUNCH,
     )
     return attended
