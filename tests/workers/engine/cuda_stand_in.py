@@ -114,7 +114,7 @@ class StandInCuda(TorchDispatchMode):
         return len(self._pools) - 1
 
     @contextmanager
-    def graph(self, graph: Graph, *, pool: int, **_: object) -> Iterator[None]:
+    def graph(self, graph: Graph, pool: int, stream: Stream, **_: object) -> Iterator[None]:
         assert self._capturing is None, "two captures at a time"
         if self._pools[pool] == 0:
             raise RuntimeError("use_count > 0 INTERNAL ASSERT FAILED")

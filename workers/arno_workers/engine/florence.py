@@ -34,6 +34,7 @@ from arno_workers.engine.generation import GenerationRules
 from arno_workers.engine.graphs import CaptureFailed, Graphs
 from arno_workers.engine.legible import legible
 from arno_workers.engine.locate import Located, folder_revision
+from arno_workers.engine.looking import Beside, First, Looking
 from arno_workers.engine.memory import fitting_pictures, fitting_slots, used_and_total_bytes
 from arno_workers.engine.pixels import PixelRecipe
 from arno_workers.engine.precision import choose_dtype
@@ -48,6 +49,8 @@ log = get_logger(__name__)
 
 _REMEMBERED_SENTENCES = 4096
 _ENCODER_REQUESTS = 64
+_STEPS_AT_ONCE = 4
+"""A step of few slots takes the device hardly longer than the host needs to ask for the next one."""
 
 
 class FlorenceReplica:
@@ -90,11 +93,14 @@ class FlorenceReplica:
                 device,
                 lambda slot_bytes: settings.slots or fitting_slots(device, slot_bytes),
             )
+        self._looking: Looking = Beside() if settings.overlap and is_cuda(device) else First()
         self.limits = Limits(
             vision_images=settings.max_batch_images
             or fitting_pictures(device, _widest_bytes(model.config.vision_config, self._recipe, dtype)),
             encoder_requests=_ENCODER_REQUESTS,
             slots=lambda num_beams: self._banks[num_beams].slots,
+            looks_ahead=self._looking.ahead,
+            steps_at_once=_STEPS_AT_ONCE if is_cuda(device) else 1,
         )
         self._look: Callable[[Tensor], Tensor] = self._features
         size = (self.limits.vision_images, self._recipe.height, self._recipe.width)
@@ -187,14 +193,19 @@ class FlorenceReplica:
         for picture in pictures:
             scheduler.submit(picture)
         while not scheduler.idle:
-            for request, answer in self.run(scheduler.schedule()):
+            work = scheduler.schedule()
+            for request, answer in self.run(work):
                 request.answer = answer
                 scheduler.retire(request)
+            scheduler.saw(self.seen(wait=not work.steps))
+
+    def seen(self, *, wait: bool) -> list[Picture]:
+        return self._looking.done(wait=wait)
 
     @torch.inference_mode()
     def run(self, work: Work) -> list[tuple[Request, Answer | None]]:
         if work.vision:
-            with self.clock.stage("vision", len(work.vision)):
+            with self._looking.at(work.vision), self.clock.stage("vision", len(work.vision)):
                 self._see(work.vision)
         for admission in work.admissions:
             with self.clock.stage("encode", len(admission.requests)):
@@ -214,6 +225,7 @@ class FlorenceReplica:
 
     @torch.inference_mode()
     def reset(self) -> None:
+        self._looking.forget()
         self._banks.reset()
 
     def is_out_of_memory(self, error: Exception) -> bool:

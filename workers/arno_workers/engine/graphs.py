@@ -63,6 +63,8 @@ class Graphs:
 
     def __init__(self) -> None:
         self._captured: dict[Hashable, tuple[torch.cuda.CUDAGraph, Any]] = {}
+        # Of its own: matrix products have scratch memory for each stream, and those of two stages may run at a time.
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
 
     def capture(self, key: Hashable, run: Callable[[], Any]) -> None:
@@ -71,7 +73,7 @@ class Graphs:
             run()
             graph = torch.cuda.CUDAGraph()
             # Other threads may use CUDA meanwhile; only this one's calls are recorded.
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
                 result = run()
         except Exception as error:
             self.drop()

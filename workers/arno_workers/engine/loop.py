@@ -151,6 +151,8 @@ class EngineLoop:
             request.answer = answer
             if (picture := scheduler.retire(request)) is not None:
                 self._deliver(picture)
+        # With nothing else to do, the pictures that are being looked at are waited for.
+        scheduler.saw(self._replica.seen(wait=not work.steps))
         self.busy_s += perf_counter() - began_s
 
     def _run_work(self, work: Work) -> Sequence[tuple[Request, Answer | None]]:

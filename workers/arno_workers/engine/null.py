@@ -7,7 +7,7 @@ from PIL.Image import Image
 from arno_shared.messages import GenerationOptions, Prompt
 from arno_shared.results import Generation, ModelFacts
 from arno_workers.engine import Answer, Ask, Parsed, Pixels
-from arno_workers.engine.scheduler import Limits, Request, Work
+from arno_workers.engine.scheduler import Limits, Picture, Request, Work
 
 _NOTHING = Answer(ids=(), logprobs=(), forced=0, truncated=False)
 _NOTHING_SAID = Parsed(raw="", value=None, confidences=None, repetitive=False)
@@ -34,6 +34,9 @@ class NullReplica:
 
     def run(self, work: Work) -> Sequence[tuple[Request, Answer | None]]:
         return [(request, _NOTHING) for admission in work.admissions for request in admission.requests]
+
+    def seen(self, *, wait: bool) -> Sequence[Picture]:
+        return []
 
     def memory_bytes(self) -> tuple[int, int]:
         return 0, 0

@@ -8,7 +8,7 @@ from PIL.Image import Image
 from arno_shared.messages import GenerationOptions, Prompt
 from arno_shared.results import Generation, ModelFacts
 from arno_workers.engine import Answer, Ask, Parsed, Pixels
-from arno_workers.engine.scheduler import Limits, Request, Work
+from arno_workers.engine.scheduler import Limits, Picture, Request, Work
 
 
 class Replica(Protocol):
@@ -39,6 +39,13 @@ class Replica(Protocol):
         place of an answer that is not made of numbers.
 
         When it raises, nothing that is in flight can be relied upon until `reset`.
+        """
+        ...
+
+    def seen(self, *, wait: bool) -> Sequence[Picture]:
+        """Where limits say that it looks ahead: the pictures whose requests may have slots since it was asked last.
+
+        With `wait`, there is at least one if any is being looked at.
         """
         ...
 

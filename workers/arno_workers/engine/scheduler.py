@@ -67,6 +67,10 @@ class Limits:
     encoder_requests: int
     slots: Callable[[int], int]
     """How many slots there are for requests with that many beams."""
+    looks_ahead: bool = False
+    """The vision tower works beside the steps: of what it was given, `Scheduler.saw` hears when it is done."""
+    steps_at_once: int = 1
+    """Steps that are taken together where nobody could be admitted between them."""
 
     def shrink(self) -> bool:
         """Halves the batches; False when they cannot be smaller."""
@@ -93,8 +97,10 @@ class Step:
     prompt_tokens: int
     """Of the longest prompt among them."""
     reaches: tuple[tuple[int, int], ...]
-    """(slots, steps): from where the one before it ends up to that slot nobody stands there for more steps, this one
+    """(slots, steps): from where the one before it ends up to that slot nobody's answer takes more steps, these
     included."""
+    times: int = 1
+    """How many steps, one after the other."""
 
     @property
     def slots(self) -> int:
@@ -177,12 +183,14 @@ class _Pool:
         self.free = list(range(slots))
         self.standing: dict[int, Request] = {}
         self.ready: _Line[Request, int] = _Line(lambda request: len(request.prompt_ids))
+        self.looked_at = dict.fromkeys(Lane, 0)
+        """Requests of pictures that the vision tower has, by lane."""
         # A few at a time: the encoder has a price for each call, and an empty slot one for each step.
         self._worth_a_call = max(1, slots // 8)
 
     def has_room_for(self, lane: Lane) -> bool:
         """Whether slots would be left when those of its lane who are ready had theirs."""
-        return self.ready.waiting_in(lane) < len(self.free)
+        return self.ready.waiting_in(lane) + self.looked_at[lane] < len(self.free)
 
     def admit(self, encoder_requests: int) -> Iterator[Admission]:
         """Fills free slots from those who are ready, the lowest first, so that steps stay short."""
@@ -198,14 +206,17 @@ class _Pool:
             for first in range(0, len(group), encoder_requests):
                 yield Admission(self.num_beams, group[first : first + encoder_requests])
 
-    def step(self) -> Step:
+    def step(self, most: int) -> Step:
+        """At most so many steps, and no more than the first of them who stand there may need."""
         standing = self.standing.values()
+        times = max(1, min(most, *(request.max_new_tokens - request.steps for request in standing)))
         for request in standing:
-            request.steps += 1
+            request.steps += times
         return Step(
             num_beams=self.num_beams,
             prompt_tokens=max(len(request.prompt_ids) for request in standing),
             reaches=self._reaches(),
+            times=times,
         )
 
     def _reaches(self) -> tuple[tuple[int, int], ...]:
@@ -214,7 +225,8 @@ class _Pool:
         longest: list[int] = [1] * (max(self.standing) // _BLOCK_SLOTS + 1)
         for slot, request in self.standing.items():
             block = slot // _BLOCK_SLOTS
-            longest[block] = max(longest[block], request.steps)
+            # Whoever has ended may stand there for a while until that is known.
+            longest[block] = max(longest[block], min(request.steps, request.max_new_tokens))
         reaches, end = [], 0
         for _, alike in groupby(longest, key=lambda steps: max(steps - 1, _SHORT_STEPS - 1).bit_length()):
             blocks = list(alike)
@@ -269,13 +281,28 @@ class Scheduler:
         for picture in pictures:
             self._begun[picture.order] = picture
             for request in picture.requests:
-                self._pools[request.num_beams].ready.join(request, picture.lane)
+                self._pools[request.num_beams].looked_at[picture.lane] += 1
+        if not self.limits.looks_ahead:
+            self.saw(pictures)
         pools = list(self._pools.values())
         admissions = [admission for pool in pools for admission in pool.admit(self.limits.encoder_requests)]
         for admission in admissions:
             for request in admission.requests:
                 request.picture.unplaced -= 1
-        return Work(pictures, admissions, [pool.step() for pool in pools if pool.standing])
+        most = self.limits.steps_at_once if self._nobody_waits() else 1
+        return Work(pictures, admissions, [pool.step(most) for pool in pools if pool.standing])
+
+    def saw(self, pictures: Sequence[Picture]) -> None:
+        """The vision tower is done with these: their requests may have slots."""
+        for picture in pictures:
+            for request in picture.requests:
+                pool = self._pools[request.num_beams]
+                pool.looked_at[picture.lane] -= 1
+                pool.ready.join(request, picture.lane)
+
+    def _nobody_waits(self) -> bool:
+        pools = self._pools.values()
+        return not self.waiting and not any(len(pool.ready) or any(pool.looked_at.values()) for pool in pools)
 
     def retire(self, request: Request) -> Picture | None:
         """Frees the slot of a request that has its answer; its picture, when that was the last one."""
@@ -295,6 +322,7 @@ class Scheduler:
             for slot in list(pool.standing):
                 pool.leave(slot)
             list(pool.ready.take(len(pool.ready)))
+            pool.looked_at = dict.fromkeys(Lane, 0)
         return [self._begun.pop(order) for order in sorted(self._begun)]
 
     def _next_pictures(self) -> list[Picture]:

@@ -72,8 +72,9 @@ class SlotBank:
             image_tokens + step.prompt_tokens, tuple(Reach(slots, before + steps) for slots, steps in step.reaches)
         )
         self._make_room(extent.prompt_tokens, extent.tokens)
-        self._stepper.step(extent)
-        self._steps += 1
+        for _ in range(step.times):
+            self._stepper.step(extent)
+        self._steps += step.times
         leaving, self._leaving = self._leaving, []
         if ended := self._ended():
             # The next step need not wait until the host has read them.
