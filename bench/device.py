@@ -83,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", type=lambda names: names.split(","), default=list(PARTS), help=", ".join(PARTS))
+    parser.add_argument("--only", default="", help="a regular expression: of each part, only pieces with such names")
     parser.add_argument("--budget", type=float, default=460, help="seconds for all of them")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--tiny", action="store_true", help="small sizes, whose figures mean nothing")
@@ -93,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     if options.child:
-        machine = Machine(options.device, options.tiny, options.work)
+        machine = Machine(options.device, options.tiny, options.work, options.only)
         run_child(PARTS[options.child], machine, options.work / f"{options.child}.json")
     options.out = options.out.resolve()
     options.out.mkdir(parents=True, exist_ok=True)

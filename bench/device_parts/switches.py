@@ -13,11 +13,15 @@ from device_run.door import Asked
 from device_run.insides import known_settings
 from device_run.machine import Machine, Pieces, Skipped
 
+_OFF = {"kernels": "plain", "graphs": False, "overlap": False, "cudnn_attention": False}
 SWITCHES: Mapping[str, Mapping[str, Any]] = {
-    "triton, graphs": {"kernels": "triton", "graphs": True, "overlap": False, "cudnn_attention": False},
-    "plain, graphs": {"kernels": "plain", "graphs": True, "overlap": False, "cudnn_attention": False},
-    "plain": {"kernels": "plain", "graphs": False, "overlap": False, "cudnn_attention": False},
-    "compiled, graphs": {"kernels": "compiled", "graphs": True, "overlap": False, "cudnn_attention": False},
+    "triton, graphs": {**_OFF, "kernels": "triton", "graphs": True},
+    "triton, graphs, overlap": {**_OFF, "kernels": "triton", "graphs": True, "overlap": True},
+    "plain, graphs": {**_OFF, "graphs": True},
+    "plain": _OFF,
+    "triton": {**_OFF, "kernels": "triton"},
+    "triton, graphs, cudnn": {**_OFF, "kernels": "triton", "graphs": True, "cudnn_attention": True},
+    "compiled, graphs": {**_OFF, "kernels": "compiled", "graphs": True},
 }
 """By name: settings of WorkerSettings."""
 ANSWERS = {"CAPTION": (12, 1024), "OCR_WITH_REGION": (150, 768)}

@@ -7,6 +7,7 @@ the one outside knows who did it, and what was found before.
 import faulthandler
 import json
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -42,7 +43,7 @@ def run_pieces(part: Part, machine: Machine, state_file: Path) -> None:
     """Those that the state file has no word of."""
     state: dict[str, Any] = json.loads(state_file.read_text()) if state_file.exists() else {"pieces": {}}
     for name, run in part.pieces(machine).items():
-        if name in state["pieces"]:
+        if name in state["pieces"] or not re.search(machine.only, name):
             continue
         write(state_file, {**state, "running": name, "since_s": time()})
         left_s = min(machine.ends_s - monotonic(), part.piece_limit_s, 3600)

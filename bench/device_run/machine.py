@@ -24,6 +24,8 @@ class Machine:
     """Small sizes, with which figures mean nothing: whether the parts still fit the project."""
     work: Path
     """For checkpoints and the like; it goes when the run ends."""
+    only: str = ""
+    """A regular expression: pieces in whose names it finds nothing are left out."""
     ends_s: float = float("inf")
     """By `time.monotonic`: when the part's time is up."""
 
