@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from math import exp, inf, isclose, nan
-from time import perf_counter
 from typing import Any
 
 import pytest
@@ -13,8 +12,8 @@ from transformers import Florence2Processor
 from arno_shared.prompts import TASKS, Answer
 from arno_shared.scenes import make_scene
 from arno_shared.scenes import tasks as known
-from arno_workers.engine.confidence import Confidences
 from arno_workers.engine.locate import BUNDLED
+from arno_workers.engine.parsing import AnswerParser
 from arno_workers.tiny.lessons import ask
 
 OBJECT_TASKS = [task.token for task in TASKS.values() if task.answer is not Answer.TEXT]
@@ -35,8 +34,8 @@ def processor() -> Any:
 
 
 @pytest.fixture(scope="module")
-def confidences(processor: Any) -> Confidences:
-    return Confidences(processor)
+def parser(processor: Any) -> AnswerParser:
+    return AnswerParser(processor)
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +50,12 @@ def encode(processor: Any, text: str) -> list[int]:
     return ids
 
 
-def read(processor: Any, task: str, ids: Sequence[int]) -> tuple[str, Any]:
-    """The raw text, and what transformers makes of it."""
-    raw = processor.tokenizer.decode(ids, skip_special_tokens=False)
-    return raw, processor.post_process_generation(text=raw, task=task, image_size=(640, 480))[task]
+def read(
+    parser: AnswerParser, task: str, ids: Sequence[int], logprobs: Sequence[float]
+) -> tuple[Any, tuple[float, ...] | None]:
+    """The answer's value, and its confidences."""
+    _, value, given = parser.parse(task, ids, logprobs, 640, 480)
+    return value, given
 
 
 def objects_in(value: Any) -> int:
@@ -74,166 +75,146 @@ def of_places(logprobs: Sequence[float], *places: Iterable[int]) -> list[float]:
     return means
 
 
-def check(processor: Any, task: str, ids: list[int], *places: Iterable[int]) -> None:
+def check(parser: AnswerParser, task: str, ids: list[int], *places: Iterable[int]) -> None:
     """That the answer's objects are written by the tokens at these places."""
     logprobs = falling(ids)
-    raw, value = read(processor, task, ids)
+    value, given = read(parser, task, ids, logprobs)
     assert objects_in(value) == len(places)
-    given = Confidences(processor).of(task, ids, logprobs, raw, value)
     assert given == pytest.approx(of_places(logprobs, *places))
 
 
-def test_boxes_of_one_label_share_its_tokens_and_have_their_own_locations(processor: Any) -> None:
+def test_boxes_of_one_label_share_its_tokens_and_have_their_own_locations(processor: Any, parser: AnswerParser) -> None:
     ids = encode(processor, f"<s>red square{FOUR}{FOUR}blue star{FOUR}</s>")
-    check(processor, known.OD, ids, range(1, 7), [1, 2, 7, 8, 9, 10], range(11, 17))
+    check(parser, known.OD, ids, range(1, 7), [1, 2, 7, 8, 9, 10], range(11, 17))
 
 
-def test_a_location_that_belongs_to_no_box_counts_for_none(processor: Any) -> None:
+def test_a_location_that_belongs_to_no_box_counts_for_none(processor: Any, parser: AnswerParser) -> None:
     ids = encode(processor, f"<s>red square{FOUR}<loc_5><loc_6><loc_7>green cross{FOUR}</s>")
-    check(processor, known.OD, ids, range(1, 7), range(10, 16))
+    check(parser, known.OD, ids, range(1, 7), range(10, 16))
 
 
-def test_a_location_that_is_read_as_part_of_a_label_counts_with_it(processor: Any) -> None:
+def test_a_location_that_is_read_as_part_of_a_label_counts_with_it(processor: Any, parser: AnswerParser) -> None:
     ids = encode(processor, f"<s>blue star<loc_8>green cross{FOUR}</s>")
-    _, value = read(processor, known.OD, ids)
+    value, _ = read(parser, known.OD, ids, falling(ids))
     assert value["labels"] == ["loc_8>green cross"]
-    check(processor, known.OD, ids, range(3, 10))
+    check(parser, known.OD, ids, range(3, 10))
 
 
-def test_a_proposed_region_has_its_locations_alone(processor: Any) -> None:
+def test_a_proposed_region_has_its_locations_alone(processor: Any, parser: AnswerParser) -> None:
     ids = encode(processor, f"<s>{FOUR}{FOUR}red square{FOUR}</s>")
-    check(processor, known.REGION_PROPOSAL, ids, range(1, 5), range(5, 9), range(11, 15))
+    check(parser, known.REGION_PROPOSAL, ids, range(1, 5), range(5, 9), range(11, 15))
 
 
-def test_a_banned_phrase_gets_no_confidence(processor: Any) -> None:
+def test_a_banned_phrase_gets_no_confidence(processor: Any, parser: AnswerParser) -> None:
     ids = encode(processor, f"<s>red square{FOUR}the{FOUR}blue star{FOUR}</s>")
     the = encode(processor, "the")
     blue = 7 + len(the) + 4
-    check(processor, known.CAPTION_TO_PHRASE_GROUNDING, ids, range(1, 7), range(blue, blue + 6))
+    check(parser, known.CAPTION_TO_PHRASE_GROUNDING, ids, range(1, 7), range(blue, blue + 6))
 
 
-def test_a_read_word_has_its_text_and_its_eight_locations(processor: Any) -> None:
+def test_a_read_word_has_its_text_and_its_eight_locations(processor: Any, parser: AnswerParser) -> None:
     ids = encode(processor, f"<s>red square{FOUR}{FOUR}blue star{FOUR}{FOUR}</s>")
-    check(processor, known.OCR_WITH_REGION, ids, range(1, 11), range(11, 21))
+    check(parser, known.OCR_WITH_REGION, ids, range(1, 11), range(11, 21))
 
 
-def test_a_ninth_location_begins_the_next_word(processor: Any) -> None:
+def test_a_ninth_location_begins_the_next_word(processor: Any, parser: AnswerParser) -> None:
     ids = encode(processor, f"<s>red square{FOUR}{FOUR}<loc_9>{FOUR}{FOUR}</s>")
-    check(processor, known.OCR_WITH_REGION, ids, range(1, 11), range(11, 20))
+    check(parser, known.OCR_WITH_REGION, ids, range(1, 11), range(11, 20))
 
 
-def test_polygons_of_one_label_share_its_tokens_and_have_their_own_marks(processor: Any) -> None:
+def test_polygons_of_one_label_share_its_tokens_and_have_their_own_marks(processor: Any, parser: AnswerParser) -> None:
     ids = encode(processor, f"<s>red square<poly>{FOUR}<sep>{FOUR}</poly><poly>{FOUR}</poly></s>")
-    check(processor, known.OPEN_VOCABULARY_DETECTION, ids, range(1, 14), [1, 2, *range(14, 20)])
+    check(parser, known.OPEN_VOCABULARY_DETECTION, ids, range(1, 14), [1, 2, *range(14, 20)])
 
 
-def test_boxes_are_found_where_there_are_no_polygons(processor: Any) -> None:
+def test_boxes_are_found_where_there_are_no_polygons(processor: Any, parser: AnswerParser) -> None:
     ids = encode(processor, f"<s>red square{FOUR}{FOUR}</s>")
-    check(processor, known.OPEN_VOCABULARY_DETECTION, ids, range(1, 7), [1, 2, 7, 8, 9, 10])
+    check(parser, known.OPEN_VOCABULARY_DETECTION, ids, range(1, 7), [1, 2, 7, 8, 9, 10])
 
 
 @pytest.mark.parametrize("task", [known.REFERRING_EXPRESSION_SEGMENTATION, known.REGION_TO_SEGMENTATION])
-def test_a_mask_of_several_polygons_is_one_object(processor: Any, task: str) -> None:
+def test_a_mask_of_several_polygons_is_one_object(processor: Any, parser: AnswerParser, task: str) -> None:
     ids = encode(processor, f"<s>{FOUR}<sep>{FOUR}{FOUR}</s>")
-    check(processor, task, ids, range(1, 14))
+    check(parser, task, ids, range(1, 14))
 
 
-def test_removed_tokens_in_the_middle_count_for_nothing(processor: Any) -> None:
+def test_removed_tokens_in_the_middle_count_for_nothing(processor: Any, parser: AnswerParser) -> None:
     ids = encode(processor, "<s>red<pad> square<s></s><loc_1><loc_2><pad><loc_3><loc_4></s>")
     square = encode(processor, " square")
     after = 3 + len(square) + 2
-    check(processor, known.OD, ids, [1, *range(3, 3 + len(square)), after, after + 1, after + 3, after + 4])
+    check(parser, known.OD, ids, [1, *range(3, 3 + len(square)), after, after + 1, after + 3, after + 4])
 
 
 @pytest.mark.parametrize("looks", [["<", "s", ">"], ["<", "/", "s", ">"], ["<", "/", "<s>", "s", ">"]])
-def test_text_that_only_looks_like_removed_tokens_is_removed_too(processor: Any, looks: list[str]) -> None:
+def test_text_that_only_looks_like_removed_tokens_is_removed_too(
+    processor: Any, parser: AnswerParser, looks: list[str]
+) -> None:
     spelled = [id_ for piece in looks for id_ in encode(processor, piece)]
     assert len(spelled) == len(looks)
     ids = [*encode(processor, "red square"), *spelled, *encode(processor, FOUR)]
-    check(processor, known.OD, ids, [0, 1, *range(len(ids) - 4, len(ids))])
+    check(parser, known.OD, ids, [0, 1, *range(len(ids) - 4, len(ids))])
 
 
-def test_all_tokens_of_a_character_count(processor: Any) -> None:
+def test_all_tokens_of_a_character_count(processor: Any, parser: AnswerParser) -> None:
     smile = encode(processor, "🙂")
     assert len(smile) > 1
     ids = [*encode(processor, "<s>"), *smile, *encode(processor, FOUR + FOUR)]
     end = 1 + len(smile)
-    check(processor, known.OCR_WITH_REGION, ids, range(1, end + 8))
-    check(processor, known.OD, ids, range(1, end + 4), [*range(1, end), *range(end + 4, end + 8)])
+    check(parser, known.OCR_WITH_REGION, ids, range(1, end + 8))
+    check(parser, known.OD, ids, range(1, end + 4), [*range(1, end), *range(end + 4, end + 8)])
 
 
-def test_a_character_that_was_cut_takes_no_token_from_what_follows(processor: Any) -> None:
+def test_a_character_that_was_cut_takes_no_token_from_what_follows(processor: Any, parser: AnswerParser) -> None:
     smile = encode(processor, "🙂")
     ids = [*smile[:-1], *encode(processor, FOUR + FOUR)]
     end = len(smile) - 1
-    check(processor, known.OD, ids, range(end + 4), [*range(end), *range(end + 4, end + 8)])
+    check(parser, known.OD, ids, range(end + 4), [*range(end), *range(end + 4, end + 8)])
 
 
 @pytest.mark.parametrize("task", sorted(set(TASKS) - set(OBJECT_TASKS)))
-def test_a_text_has_no_objects_to_be_sure_of(processor: Any, confidences: Confidences, task: str) -> None:
+def test_a_text_has_no_objects_to_be_sure_of(processor: Any, parser: AnswerParser, task: str) -> None:
     ids = encode(processor, f"<s>red square{FOUR}</s>")
-    raw, value = read(processor, task, ids)
-    assert confidences.of(task, ids, falling(ids), raw, value) is None
+    assert read(parser, task, ids, falling(ids))[1] is None
 
 
 @pytest.mark.parametrize("task", OBJECT_TASKS)
 @pytest.mark.parametrize("text", ["", "<s></s>", "red square", "<loc_1><loc_2><loc_3>", "<pad>"])
 def test_an_answer_without_objects_has_no_confidences(
-    processor: Any, confidences: Confidences, task: str, text: str
+    processor: Any, parser: AnswerParser, task: str, text: str
 ) -> None:
     ids = encode(processor, text)
-    raw, value = read(processor, task, ids)
-    assert confidences.of(task, ids, falling(ids), raw, value) == ()
+    assert read(parser, task, ids, falling(ids))[1] == ()
 
 
 @pytest.mark.parametrize("logprob", [-inf, nan, -1e308, -746.0])
-def test_a_confidence_is_never_zero(processor: Any, confidences: Confidences, logprob: float) -> None:
+def test_a_confidence_is_never_zero(processor: Any, parser: AnswerParser, logprob: float) -> None:
     ids = encode(processor, f"red square{FOUR}blue star{FOUR}")
-    raw, value = read(processor, known.OD, ids)
-    given = confidences.of(known.OD, ids, [logprob] * 6 + [-0.5] * 6, raw, value)
+    _, given = read(parser, known.OD, ids, [logprob] * 6 + [-0.5] * 6)
     assert given is not None
     assert 0 < given[0] < 1e-30
     assert isclose(given[1], exp(-0.5))
 
 
-def test_a_certainty_that_was_rounded_up_is_one(processor: Any, confidences: Confidences) -> None:
+def test_a_certainty_that_was_rounded_up_is_one(processor: Any, parser: AnswerParser) -> None:
     ids = encode(processor, f"red square{FOUR}")
-    raw, value = read(processor, known.OD, ids)
-    assert confidences.of(known.OD, ids, [1e-7] * len(ids), raw, value) == (1.0,)
+    assert read(parser, known.OD, ids, [1e-7] * len(ids))[1] == (1.0,)
 
 
-@pytest.mark.parametrize("labels", [[], ["red square"], ["red square", "blue ring"], ["red square"] * 3])
-def test_nothing_is_said_about_objects_that_are_not_in_the_text(
-    processor: Any, confidences: Confidences, labels: list[str]
-) -> None:
-    ids = encode(processor, f"red square{FOUR}blue star{FOUR}")
-    raw, value = read(processor, known.OD, ids)
-    assert confidences.of(known.OD, ids, falling(ids), raw, {**value, "labels": labels}) is None
-
-
-def test_nothing_is_said_where_the_text_is_not_that_of_the_tokens(processor: Any, confidences: Confidences) -> None:
+def test_tokens_without_their_probabilities_are_refused(processor: Any, parser: AnswerParser) -> None:
     ids = encode(processor, f"red square{FOUR}")
-    raw, value = read(processor, known.OD, ids)
-    assert confidences.of(known.OD, ids[:-1], falling(ids[:-1]), raw, value) is None
-
-
-def test_tokens_without_their_probabilities_are_refused(processor: Any, confidences: Confidences) -> None:
-    ids = encode(processor, f"red square{FOUR}")
-    raw, value = read(processor, known.OD, ids)
     with pytest.raises(ValueError, match="zip"):
-        confidences.of(known.OD, ids, falling(ids)[:-1], raw, value)
+        read(parser, known.OD, ids, falling(ids)[:-1])
 
 
 @pytest.mark.parametrize("task", OBJECT_TASKS)
 @settings(deadline=None)
 @given(data=st.data())
 def test_there_are_as_many_confidences_as_objects_whatever_the_model_writes(
-    processor: Any, confidences: Confidences, fragments: list[list[int]], task: str, data: st.DataObject
+    processor: Any, parser: AnswerParser, fragments: list[list[int]], task: str, data: st.DataObject
 ) -> None:
     chosen = data.draw(st.lists(st.sampled_from(range(len(fragments))), max_size=30))
     ids = [id_ for number in chosen for id_ in fragments[number]]
-    raw, value = read(processor, task, ids)
-    given = confidences.of(task, ids, falling(ids), raw, value)
+    value, given = read(parser, task, ids, falling(ids))
     assert given is not None
     assert len(given) == objects_in(value)
     assert all(0 < confidence <= 1 for confidence in given)
@@ -241,7 +222,7 @@ def test_there_are_as_many_confidences_as_objects_whatever_the_model_writes(
 
 @settings(deadline=None)
 @given(data=st.data())
-def test_every_box_is_written_by_its_own_tokens(processor: Any, data: st.DataObject) -> None:
+def test_every_box_is_written_by_its_own_tokens(processor: Any, parser: AnswerParser, data: st.DataObject) -> None:
     labels = data.draw(
         st.lists(st.tuples(st.sampled_from(["red square", "café", " blue", "🙂 日本"]), st.integers(1, 4)), max_size=8)
     )
@@ -254,34 +235,20 @@ def test_every_box_is_written_by_its_own_tokens(processor: Any, data: st.DataObj
         for _ in range(boxes):
             places.append([*named, *range(len(ids), len(ids) + 4)])
             ids += encode(processor, FOUR)
-    check(processor, known.OD, ids + encode(processor, "</s>"), *places)
+    check(parser, known.OD, ids + encode(processor, "</s>"), *places)
 
 
 @pytest.mark.parametrize("task", OBJECT_TASKS)
-def test_true_answers_get_a_confidence_for_each_object(processor: Any, confidences: Confidences, task: str) -> None:
+def test_true_answers_get_a_confidence_for_each_object(processor: Any, parser: AnswerParser, task: str) -> None:
     for seed in range(100):
         _, true = ask(make_scene(seed), task)
         ids = encode(processor, f"<s>{true}</s>")
-        raw, value = read(processor, task, ids)
-        given = confidences.of(task, ids, [-0.25] * len(ids), raw, value)
+        value, given = read(parser, task, ids, [-0.25] * len(ids))
         assert given == pytest.approx([exp(-0.25)] * objects_in(value))
 
 
-def test_thousands_of_boxes_get_thousands_of_confidences(processor: Any, confidences: Confidences) -> None:
+def test_thousands_of_boxes_get_thousands_of_confidences(processor: Any, parser: AnswerParser) -> None:
     ids = encode(processor, "red square") + encode(processor, FOUR) * 5000
-    raw, value = read(processor, known.OD, ids)
-    given = confidences.of(known.OD, ids, falling([0] * 10) * (len(ids) // 10) + [-1.0] * (len(ids) % 10), raw, value)
+    _, given = read(parser, known.OD, ids, falling([0] * 10) * (len(ids) // 10) + [-1.0] * (len(ids) % 10))
     assert given is not None
     assert len(given) == 5000
-
-
-@pytest.mark.parametrize("task", OBJECT_TASKS)
-@pytest.mark.parametrize("text", ["red square ", "red square<loc_1><loc_2><loc_3>", "<loc_1>", "<poly>"])
-def test_a_text_without_end_takes_no_time_that_grows_with_its_square(
-    processor: Any, confidences: Confidences, task: str, text: str
-) -> None:
-    ids = encode(processor, text) * 20_000
-    raw = processor.tokenizer.decode(ids)
-    began_s = perf_counter()
-    confidences.of(task, ids, [-1.0] * len(ids), raw, {"labels": []})
-    assert perf_counter() - began_s < 10

@@ -27,15 +27,14 @@ from arno_workers.engine.batch import Batch
 from arno_workers.engine.beams import Hypothesis
 from arno_workers.engine.choice import choose_functions
 from arno_workers.engine.clock import StageClock, unobserved
-from arno_workers.engine.confidence import Confidences
 from arno_workers.engine.decoder import DecoderWeights
 from arno_workers.engine.encoder import TextEncoder
 from arno_workers.engine.generation import GenerationRules
 from arno_workers.engine.graphs import CaptureFailed, Graphs
-from arno_workers.engine.legible import legible
 from arno_workers.engine.locate import Located, folder_revision
 from arno_workers.engine.looking import Beside, First, Looking
 from arno_workers.engine.memory import fitting_pictures, fitting_slots, used_and_total_bytes
+from arno_workers.engine.parsing import AnswerParser
 from arno_workers.engine.pixels import PixelRecipe
 from arno_workers.engine.precision import choose_dtype
 from arno_workers.engine.regions import quantize
@@ -77,7 +76,7 @@ class FlorenceReplica:
         self._first_location = int(self._tokenizer.convert_tokens_to_ids("<loc_0>"))
         self._max_positions = int(model.config.text_config.max_position_embeddings)
         self._image_tokens = int(self._processor.num_image_tokens)
-        self._confidences = Confidences(self._processor)
+        self._parser = AnswerParser(self._processor)
         fast = settings.pixels == "fast"
         self._recipe = PixelRecipe(self._processor.image_processor, device, dtype, fast=fast)
         self.scaled_to = (self._recipe.width, self._recipe.height) if fast else None
@@ -233,14 +232,11 @@ class FlorenceReplica:
         return isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in str(error)
 
     def parse(self, prompt: Prompt, answer: Answer, width: int, height: int) -> Parsed:
-        raw = self._tokenizer.decode(answer.ids, skip_special_tokens=False)
-        text = legible(self._processor.tasks_answer_post_processing_type.get(prompt.task, "pure_text"), raw)
-        value = self._processor.post_process_generation(text=text, task=prompt.task, image_size=(width, height))
-        value = value[prompt.task]
+        raw, value, confidences = self._parser.parse(prompt.task, answer.ids, answer.logprobs, width, height)
         return Parsed(
             raw=raw,
             value=value,
-            confidences=self._confidences.of(prompt.task, answer.ids, answer.logprobs, raw, value),
+            confidences=confidences,
             repetitive=runs_in_a_loop(answer.ids, self._first_location, self._rules.eos_ids),
         )
 

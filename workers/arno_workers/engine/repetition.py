@@ -1,6 +1,6 @@
 """Whether an answer runs in a loop: the model says the same over and over instead of coming to an end."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import groupby
 
 from arno_shared.prompts import LOCATION_BINS
@@ -27,26 +27,22 @@ def runs_in_a_loop(ids: Sequence[int], first_location: int, ends: Collection[int
 
 
 def _ends_in_repeats(ids: Sequence[int]) -> bool:
-    backwards = ids[::-1]
-    return any(
-        same + block >= max(_REPEATS * block, _MIN_REPEATED_TOKENS)
-        for block, same in enumerate(_common_starts(backwards))
-        if block
-    )
+    return any(same + block >= max(_REPEATS * block, _MIN_REPEATED_TOKENS) for block, same in _blocks(ids[::-1]))
 
 
-def _common_starts(ids: Sequence[int]) -> list[int]:
-    """For each position, how many tokens from there on are those from the start on (Gusfield's Z algorithm)."""
+def _blocks(ids: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """The lengths of blocks that may be said so often, each with how many tokens behind the block are those from the
+    start on (Gusfield's Z algorithm, which need not look at other places than those of the first token)."""
     common = [0] * len(ids)
     left = right = 0
-    for at in range(1, len(ids)):
+    for at in [at for at in range(1, len(ids) // _REPEATS + 1) if ids[at] == ids[0]]:
         same = min(right - at, common[at - left]) if at < right else 0
         while at + same < len(ids) and ids[same] == ids[at + same]:
             same += 1
         common[at] = same
         if at + same > right:
             left, right = at, at + same
-    return common
+        yield at, same
 
 
 def _lacks_variety(ids: Sequence[int], locations: range) -> bool:
