@@ -10,6 +10,7 @@ from PIL.Image import Image, Resampling
 from transformers.image_transforms import normalize, rescale
 
 from arno_shared.errors import ModelUnusable
+from arno_workers.engine.rgb_array import rgb_array
 
 _STEPS = {"do_convert_rgb", "do_resize", "do_rescale", "do_normalize"}
 """What a processor may do. Pictures are in RGB already; the rest is done here."""
@@ -61,11 +62,10 @@ class PixelRecipe:
             if self._fast_mode:
                 return self._resize_fast(image, self._fast_mode)
             image = image.resize((self.width, self.height), self._resample)
-        # Not asarray: torch warns of the memory that it gives, which must not be written.
-        return np.array(image)
+        return rgb_array(image)
 
     def _resize_fast(self, image: Image, mode: str) -> NDArray[np.uint8]:
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+        pixels = torch.from_numpy(rgb_array(image)).permute(2, 0, 1)[None]
         resized = F.interpolate(pixels, (self.height, self.width), mode=mode, antialias=True)
         return resized[0].permute(1, 2, 0).contiguous().numpy()
 
