@@ -6,11 +6,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_WARP_BYTES = 512
+_NARROW = 128
+"""Channels, at most, that 4 warps take; of more, 8 do."""
+
+_NARROW_WARP_BYTES = 512
 """What a warp holds of one row of its program's strip: 16 bytes a thread, as much as one instruction reads."""
 
-_REGISTERS = 128
-"""A thread's, at most: 16 warps then fit a multiprocessor. The compiler would take more, to read everything first."""
+_WIDE_WARP_BYTES = 1024
+"""The same of more channels, where it takes two instructions: of a longer strip, less is read for two programs."""
+
+_REGISTERS = 255
+"""A thread's, at most, and as many as there can be: with fewer, it computes before it has asked for all it needs."""
 
 
 def laid(weight: Tensor) -> Tensor:
@@ -29,8 +35,8 @@ def mix(
     count, height, width, channels = x.shape
     y, normed = torch.empty_like(x), torch.empty_like(x)
     block = triton.next_power_of_2(channels)
-    warps = 4 if block <= 128 else 8
-    places = max(1, warps * _WARP_BYTES // (block * x.element_size()))
+    warps, warp_bytes = (4, _NARROW_WARP_BYTES) if block <= _NARROW else (8, _WIDE_WARP_BYTES)
+    places = max(1, warps * warp_bytes // (block * x.element_size()))
     _mix[(triton.cdiv(width, places), triton.cdiv(height, 4), count)](
         x,
         x if branch is None else branch,
@@ -63,7 +69,7 @@ def reference(
     return y, F.layer_norm(y, (channels,), norm_weight, norm_bias, eps)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["height", "width"])
 def _mix(
     x: tl.tensor,
     branch: tl.tensor,

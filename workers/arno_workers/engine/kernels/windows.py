@@ -69,7 +69,7 @@ def _cut(places: int) -> tuple[int, int]:
     return (whole, rest) if whole >= 16 and whole + rest < one else (one, 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["height", "width"])
 def _windows(
     qkv: tl.tensor,
     seen: tl.tensor,
