@@ -10,10 +10,10 @@ from torch import Tensor
 
 from arno_workers.engine import plain
 from arno_workers.engine.by_length import AttentionByLength
-from arno_workers.engine.channels import channels
 from arno_workers.engine.functions import Activation, Functions
 from arno_workers.engine.kernels import add_norm, mix, windows
 from arno_workers.engine.kernels.candidates import candidates as best_of
+from arno_workers.engine.kernels.channels import channels
 from arno_workers.engine.kernels.linear_gelu import linear_gelu
 from arno_workers.engine.kernels.log_normalizer import log_normalizer
 from arno_workers.engine.plain import AttentionWeights
@@ -27,10 +27,8 @@ def window_attention(x: Tensor, heads: int, size: int, scale: float, weights: At
 
 
 def channel_attention(x: Tensor, groups: int, weights: AttentionWeights) -> Tensor:
-    if weights.proj_bias is None:
-        return plain.channel_attention(x, groups, weights)
-    fused = F.linear(x, weights.qkv, weights.qkv_bias).flatten(1, 2)
-    return channels(fused, groups, weights.proj, weights.proj_bias).view(x.shape)
+    seen = channels(F.linear(x, weights.qkv, weights.qkv_bias).flatten(1, 2), groups)
+    return F.linear(seen.view(x.shape), weights.proj, weights.proj_bias)
 
 
 def feed_forward(
