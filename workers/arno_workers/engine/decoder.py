@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from arno_workers.engine.beams import Beams
 from arno_workers.engine.caches import Room, SlotCaches
@@ -38,7 +38,7 @@ class DecoderWeights:
         decoder = model.model.language_model.decoder
         text = model.config.text_config
         self.embed_tokens, self.embed_positions = decoder.embed_tokens, decoder.embed_positions
-        self.embed_norm: nn.LayerNorm = decoder.layernorm_embedding
+        self.embed_norm = norm_weights(decoder.layernorm_embedding)
         self.layers = [_Layer(layer) for layer in decoder.layers]
         self.heads: int = text.decoder_attention_heads
         self.width: int = text.d_model // text.decoder_attention_heads
@@ -58,7 +58,7 @@ class DecoderWeights:
         places = F.embedding(position + self.embed_positions.offset, self.embed_positions.weight)
         # Where scores are NaN, the best token is none that exists.
         known = tokens.clamp(max=self.vocabulary - 1)
-        return self.embed_norm(self.embed_tokens(known) + places[:, None])  # type: ignore[no-any-return]
+        return self.functions.add_norm(self.embed_tokens(known) + places[:, None], None, *self.embed_norm)
 
 
 class Decoder:

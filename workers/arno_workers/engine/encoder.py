@@ -45,7 +45,7 @@ class TextEncoder:
         language = model.model.language_model
         encoder, decoder = language.encoder, language.decoder
         self._embed_tokens, self._embed_positions = model.get_input_embeddings(), encoder.embed_positions
-        self._embed_norm = encoder.layernorm_embedding
+        self._embed_norm, self._functions = norm_weights(encoder.layernorm_embedding), functions
         self._layers = [_Layer(layer, functions) for layer in encoder.layers]
         # All of the decoder's layers look at the same picture: their keys and values are one matrix product.
         cross = [layer.encoder_attn for layer in decoder.layers]
@@ -58,7 +58,7 @@ class TextEncoder:
         x = torch.cat((features, self._embed_tokens(prompt_ids)), 1)
         count, length, width = x.shape
         places = self._embed_positions.weight[self._embed_positions.offset :][:length]
-        x = self._embed_norm(x + places)
+        x = self._functions.add_norm(x + places, None, *self._embed_norm)
         for layer in self._layers:
             x = layer(x)
         heads = self._cross_heads

@@ -77,7 +77,7 @@ class Functions:
     feed_forward: Callable[..., Tensor]
     """(x, weight, bias, activation, weight, bias): two linear layers; x: (…, width)."""
     add_norm: Callable[..., Tensor]
-    """(x, branch, norm's weight, norm's bias, eps) → LayerNorm(x + branch); x: (…, M)."""
+    """(x, branch or None, norm's weight, norm's bias, eps) → LayerNorm(x + branch); x: (…, width)."""
     candidates: Callable[[Tensor, Callable[[Tensor], None] | None, int], tuple[Tensor, Tensor]]
     """(logits, ban, count) → log-probabilities, float32, and ids of each row's best `count` tokens, best first, once
     `ban` has set to -inf, in place, what must not come. logits: (rows, vocabulary and spare columns)."""

@@ -82,8 +82,8 @@ def feed_forward(
     return F.linear(activation(F.linear(x, weight, bias)), out, out_bias)
 
 
-def add_norm(x: Tensor, branch: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float) -> Tensor:
-    return F.layer_norm(x + branch, x.shape[-1:], norm_weight, norm_bias, eps)
+def add_norm(x: Tensor, branch: Tensor | None, norm_weight: Tensor, norm_bias: Tensor, eps: float) -> Tensor:
+    return F.layer_norm(x if branch is None else x + branch, x.shape[-1:], norm_weight, norm_bias, eps)
 
 
 def candidates(logits: Tensor, ban: Callable[[Tensor], None] | None, count: int) -> tuple[Tensor, Tensor]:

@@ -22,21 +22,19 @@ class VisionTower:
     def __init__(self, model: Any, functions: Functions = PLAIN) -> None:
         tower = model.model.vision_tower
         self._stages = [
-            (_Embed(embed), [half for block in blocks for half in _halves(block, functions)])
+            (_Embed(embed, functions), [half for block in blocks for half in _halves(block, functions)])
             for embed, blocks in zip(tower.convs, tower.blocks, strict=True)
         ]
         self._projector = _Projector(model.model.multi_modal_projector)
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """pixels: (n, 3, height, width), normalised → features: (n, image tokens, width of the model)."""
-        x = pixels.permute(0, 2, 3, 1)
+        x, branch = pixels.permute(0, 2, 3, 1), None
         for embed, halves in self._stages:
-            x, branch = embed(x), None
+            x, branch = embed(x, branch), None
             for half in halves:
                 x, branch = half(x, branch)
-            if branch is not None:
-                x = x + branch
-        return self._projector(x)
+        return self._projector(x if branch is None else x + branch)
 
 
 class _Half:
@@ -103,13 +101,19 @@ class _Projector:
 class _Embed:
     """Florence2VisionConvEmbed."""
 
-    def __init__(self, embed: Any) -> None:
-        self._convolution, self._norm, self._pre_norm = embed.conv, embed.norm, embed.pre_norm
+    def __init__(self, embed: Any, functions: Functions) -> None:
+        self._convolution, self._pre_norm, self._functions = embed.conv, embed.pre_norm, functions
         self._weight = embed.conv.weight.detach().contiguous(memory_format=torch.channels_last)
+        self._norm = norm_weights(embed.norm)
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, branch: Tensor | None) -> Tensor:
+        """Of x + branch, (n, height, width, channels)."""
         if self._pre_norm:
-            x = self._norm(x)
+            return self._convolve(self._functions.add_norm(x, branch, *self._norm))
+        x = self._convolve(x if branch is None else x + branch)
+        return self._functions.add_norm(x, None, *self._norm)
+
+    def _convolve(self, x: Tensor) -> Tensor:
         of = self._convolution
         x = F.conv2d(x.permute(0, 3, 1, 2), self._weight, of.bias, of.stride, of.padding).permute(0, 2, 3, 1)
-        return x if self._pre_norm else self._norm(x)
+        return x.contiguous()

@@ -23,6 +23,12 @@ def test_it_is_the_norm_of_the_sum(run: Run, shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(run(add_norm, *given, EPS), reference(*given, EPS), atol=5e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [*SHAPES, (11, 128)], ids=str)
+def test_without_a_branch_it_is_the_norm(run: Run, shape: tuple[int, ...]) -> None:
+    x, _, *norm = _given(shape)
+    torch.testing.assert_close(run(add_norm, x, None, *norm, EPS), reference(x, None, *norm, EPS), atol=5e-6, rtol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_in_half_precision_only_sum_and_result_are_rounded(
