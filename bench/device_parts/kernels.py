@@ -98,6 +98,13 @@ def _candidates(machine: Machine) -> Operands:
     }
 
 
+def _channels(machine: Machine) -> Operands:
+    return {
+        of: (machine.random(count, rows * columns, 3 * channels), channels // 32)
+        for of, (count, rows, columns, channels) in _stages(machine)
+    }
+
+
 def _cross_attention(machine: Machine) -> Operands:
     slots, found = machine.pick(512, 2), {}
     for keys in machine.pick((590, 705), (8,)):
@@ -156,6 +163,7 @@ def _windows(machine: Machine) -> Operands:
 OPERANDS: Mapping[str, Callable[[Machine], Operands]] = {
     "add_norm": _add_norm,
     "candidates": _candidates,
+    "channels": _channels,
     "cross_attention": _cross_attention,
     "linear_gelu": _linear_gelu,
     "log_normalizer": _log_normalizer,

@@ -16,6 +16,7 @@ from device_run.machine import Machine, Pieces, Skipped
 _OFF = {"kernels": "plain", "graphs": False, "overlap": False, "cudnn_attention": False}
 SWITCHES: Mapping[str, Mapping[str, Any]] = {
     "triton, graphs": {**_OFF, "kernels": "triton", "graphs": True},
+    "untried, graphs": {**_OFF, "kernels": "untried", "graphs": True},
     "triton, graphs, overlap": {**_OFF, "kernels": "triton", "graphs": True, "overlap": True},
     "plain, graphs": {**_OFF, "graphs": True},
     "plain": _OFF,

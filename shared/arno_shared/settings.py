@@ -99,9 +99,10 @@ class WorkerSettings(_Group):
     pixels: Literal["exact", "fast"] = "exact"
     """`exact`: what the checkpoint's image processor makes of a picture, bit for bit. `fast`: JPEGs are scaled down
     while they are decoded, though never below the model's input, and resized by torch."""
-    kernels: Literal["plain", "compiled", "triton"] = "plain"
+    kernels: Literal["plain", "compiled", "triton", "untried"] = "triton"
     """On CUDA, what computes everything between the matrix products: torch's own functions, those that torch's compiler
-    makes of them (which needs gcc, and a minute at the start), or Arno's kernels in Triton."""
+    makes of them (a minute at the start), Arno's kernels in Triton, or these with some that no device has measured yet.
+    All but the plain ones need a C compiler, and run only where their results agree with the plain ones'."""
     graphs: bool = True
     """On CUDA: all that the device does is recorded at the start as CUDA graphs, and launched as these."""
     overlap: bool = False

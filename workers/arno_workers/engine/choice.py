@@ -70,6 +70,6 @@ def _table(kernels: str) -> Functions:
         from arno_workers.engine.compiled import compiled
 
         return compiled()
-    from arno_workers.engine.fused import FUSED
+    from arno_workers.engine.fused import FUSED, UNTRIED
 
-    return FUSED
+    return UNTRIED if kernels == "untried" else FUSED

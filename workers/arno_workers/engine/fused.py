@@ -1,15 +1,19 @@
 """The functions between the products, with kernels of our own in Triton, which torch brings along on CUDA.
 
+`FUSED` holds what was measured and is faster than anything before it; a kernel that waits for that is in `UNTRIED`.
+
 Where a kernel has no way for a shape or an activation, the plain function has.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from arno_workers.engine import plain
 from arno_workers.engine.by_length import AttentionByLength
+from arno_workers.engine.channel_products import channel_products
 from arno_workers.engine.functions import Activation, Functions
 from arno_workers.engine.kernels import add_norm, mix, windows
 from arno_workers.engine.kernels.candidates import candidates as best_of
@@ -27,6 +31,13 @@ def window_attention(x: Tensor, heads: int, size: int, scale: float, weights: At
 
 
 def channel_attention(x: Tensor, groups: int, weights: AttentionWeights) -> Tensor:
+    if weights.proj_bias is None:
+        return plain.channel_attention(x, groups, weights)
+    fused = F.linear(x, weights.qkv, weights.qkv_bias).flatten(1, 2)
+    return channel_products(fused, groups, weights.proj, weights.proj_bias).view(x.shape)
+
+
+def channel_attention_in_place(x: Tensor, groups: int, weights: AttentionWeights) -> Tensor:
     seen = channels(F.linear(x, weights.qkv, weights.qkv_bias).flatten(1, 2), groups)
     return F.linear(seen.view(x.shape), weights.proj, weights.proj_bias)
 
@@ -58,3 +69,6 @@ FUSED = Functions(
     attention=AttentionByLength,
     by_length=True,
 )
+
+UNTRIED = replace(FUSED, name="untried", channel_attention=channel_attention_in_place)
+"""With what no device has measured yet."""
