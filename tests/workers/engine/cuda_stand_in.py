@@ -26,6 +26,9 @@ class Stream:
     def __init__(self) -> None:
         self.copies: list[Callable[[], None]] = []
 
+    def synchronize(self) -> None:
+        self.catch_up(len(self.copies))
+
     def wait_event(self, event: "Event") -> None:
         """Work is done in the order in which it is asked for."""
 
@@ -164,6 +167,7 @@ def stand_in_cuda() -> Iterator[StandInCuda]:
         for name in ("ones", "empty", "empty_like"):
             patch.setattr(torch, name, cuda.pinned(getattr(torch, name)))
         patch.setattr(Tensor, "pin_memory", lambda self: self)
+        patch.setattr(Tensor, "record_stream", lambda self, stream: None)
         for module in (florence, slots, staging):
             patch.setattr(module, "is_cuda", lambda _: True)
         stack.enter_context(cuda)

@@ -75,8 +75,8 @@ def _answers(replica: FlorenceReplica, count: int, long_prompts: Sequence[int] =
     return [request.answer for picture in pictures for request in picture.requests]
 
 
-def _replica(device: str, slots: int, dtype: str = "float32") -> FlorenceReplica:
-    settings: Any = {"slots": slots, "dtype": dtype, "max_batch_images": 8}
+def _replica(device: str, slots: int, dtype: str = "float32", *, overlap: bool = False) -> FlorenceReplica:
+    settings: Any = {"slots": slots, "dtype": dtype, "max_batch_images": 8, "overlap": overlap}
     return FlorenceReplica(Located(str(TINY), None), WorkerSettings(**settings), device)
 
 
@@ -110,6 +110,23 @@ def test_what_is_replayed_answers_what_is_called(slots: int) -> None:
         assert _replayed(cuda) > 30
         assert len(cuda.captured) == captured
     _check(found, expected)
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_pictures_that_are_looked_at_beside_the_steps_are_answered_alike(captured: bool) -> None:
+    """They are heard of late; with one in the tower at a time, there is always one under way."""
+    expected = _answers(_replica("cpu", slots=12), 5)
+    with stand_in_cuda():
+        replica = _replica("cpu", slots=4, overlap=True)
+        replica.limits.vision_images = replica.limits.encoder_requests = 1
+        if captured:
+            replica.capture()
+        assert replica.limits.looks_ahead
+        found = _answers(replica, 5)
+        _fail_in_the_middle(replica)
+        again = _answers(replica, 5)
+    _check(found, expected)
+    _check(again, expected)
 
 
 def test_prompts_longer_than_usual_are_called_from_then_on_and_nothing_is_captured_for_them(
@@ -232,6 +249,14 @@ def test_on_cuda_answers_after_a_reset_are_what_they_were() -> None:
     expected = _answers(replica, count=12)
     _fail_in_the_middle(replica)
     _check(_answers(replica, count=12), expected)
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_on_cuda_pictures_that_are_looked_at_beside_the_steps_are_answered_alike() -> None:
+    replica = _replica("cuda", slots=6, overlap=True)
+    replica.capture()
+    _check(_answers(replica, count=20), _answers(_replica("cpu", 40), count=20))
 
 
 @pytest.mark.gpu

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from arno_workers.engine.kernels.add_norm import add_norm, reference
-from tests.workers.engine.kernels.conftest import Run
+from tests.workers.engine.conftest import Run
 
 SHAPES = [(1, 768), (3, 1, 1024), (2, 5, 48), (7, 1), (3, 1030)]
 EPS = 1e-5

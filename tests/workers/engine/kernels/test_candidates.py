@@ -8,7 +8,7 @@ from arno_workers.engine.kernels.candidates import candidates, reference
 from arno_workers.engine.kernels.log_normalizer import log_normalizer
 from arno_workers.engine.largest import BLOCK, largest
 from arno_workers.engine.rules import ban_repeated_ngrams
-from tests.workers.engine.kernels.conftest import Run
+from tests.workers.engine.conftest import Run
 
 ROWS = 7
 

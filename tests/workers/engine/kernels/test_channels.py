@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from arno_workers.engine.kernels.channels import channels, reference
-from tests.workers.engine.kernels.conftest import Run
+from tests.workers.engine.conftest import Run
 
 SHAPES = [(1, 64, 4, 32), (3, 45, 3, 32), (2, 1, 1, 16), (1, 70, 5, 6), (2, 48, 2, 48), (1, 2400, 2, 8)]
 """Pictures, places, groups, channels of each: fewer groups than a program takes, or not the same for all programs;

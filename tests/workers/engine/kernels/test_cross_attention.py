@@ -6,7 +6,7 @@ from torch import Tensor
 
 from arno_workers.engine.attention import attend
 from arno_workers.engine.kernels.cross_attention import cross_attention, reference
-from tests.workers.engine.kernels.conftest import Run
+from tests.workers.engine.conftest import Run
 
 PRECISIONS = [(torch.float32, 1e-5), (torch.float16, 2e-3), (torch.bfloat16, 1.6e-2)]
 LENGTHS = [0, 1, 15, 63, 64, 65, 0, 128, 129, 200]

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from arno_workers.engine.kernels.linear_gelu import linear_gelu, reference
-from tests.workers.engine.kernels.conftest import Run
+from tests.workers.engine.conftest import Run
 
 SHAPES = [((4, 64), 128), ((3, 5, 70), 48), ((1, 320), 30), ((131, 16), 260), ((2, 1), 1)]
 """Of x, and how many columns of the result: within a tile, beyond one, and of odd numbers of terms."""

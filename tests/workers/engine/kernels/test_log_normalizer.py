@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from arno_workers.engine.kernels.log_normalizer import log_normalizer, reference
-from tests.workers.engine.kernels.conftest import Run
+from tests.workers.engine.conftest import Run
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 

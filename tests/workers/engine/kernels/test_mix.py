@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from arno_workers.engine.kernels.mix import laid, mix, reference
-from tests.workers.engine.kernels.conftest import Run
+from tests.workers.engine.conftest import Run
 
 SHAPES = [(1, 4, 8, 128), (3, 6, 5, 48), (2, 1, 1, 16), (1, 9, 19, 12), (1, 5, 3, 256), (1, 3, 2, 1030)]
 EPS = 1e-5

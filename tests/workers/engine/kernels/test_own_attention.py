@@ -6,7 +6,7 @@ from torch import Tensor
 
 from arno_workers.engine.attention import attend
 from arno_workers.engine.kernels.own_attention import own_attention, reference
-from tests.workers.engine.kernels.conftest import Run
+from tests.workers.engine.conftest import Run
 
 PRECISIONS = [(torch.float32, 1e-5), (torch.float16, 2e-3), (torch.bfloat16, 1.6e-2)]
 LENGTHS = [0, 1, 2, 16, 17, 18, 33, 0, 34, 63, 64, 65, 129, 130]

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from arno_workers.engine.kernels.windows import reference, windows
-from tests.workers.engine.kernels.conftest import Run
+from tests.workers.engine.conftest import Run
 
 SHAPES = [
     (1, 12, 24, 64, 2, 12),
