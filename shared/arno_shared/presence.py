@@ -4,6 +4,7 @@ A worker that says nothing more is silent at first, so that somebody sees that i
 then forgotten. One that stops in good order takes its leave.
 """
 
+import re
 from datetime import datetime
 from functools import cache
 from importlib.resources import files
@@ -19,6 +20,8 @@ SAY_EVERY_S = 5.0
 SILENT_AFTER_S = 30.0
 FORGET_AFTER_S = 600
 
+_LACK = re.compile(" but for |, without graphs")
+
 
 class WorkerState(WireModel):
     """What a worker says of itself. Its times are by its own clock."""
@@ -32,6 +35,8 @@ class WorkerState(WireModel):
     model: str
     revision: str
     dtype: str
+    execution: str = ""
+    """How its replica computes, in a few words; empty until it is loaded."""
     phase: str
     """loading, working or draining."""
     ailment: str = ""
@@ -49,6 +54,11 @@ class WorkerState(WireModel):
     chunks_committed: int
     images_done: int
     """Images of committed chunks, ok or failed."""
+
+    @property
+    def computes(self) -> str:
+        """`execution` without what it lacks: the two are the same where all that was asked for works."""
+        return _LACK.split(self.execution, maxsplit=1)[0]
 
 
 class SeenWorker(NamedTuple):

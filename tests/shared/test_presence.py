@@ -131,6 +131,14 @@ def test_a_newer_worker_says_more_than_is_understood(redis: RedisClient) -> None
     assert seen.state.schema_version == 2
 
 
+def test_an_older_worker_does_not_say_how_it_computes(redis: RedisClient) -> None:
+    announce(redis, state_of())
+    redis.set(worker_key("gpu0@here"), state_of().model_dump_json(exclude={"execution"}))
+    (seen,) = workers(redis)
+    assert seen.state
+    assert (seen.state.execution, seen.state.computes) == ("", "")
+
+
 @pytest.mark.parametrize("said", [None, b"", b"{}", b"\xff", b"[]"])
 def test_one_that_cannot_be_understood_is_seen_all_the_same(redis: RedisClient, said: bytes | None) -> None:
     announce(redis, state_of())

@@ -7,11 +7,23 @@ from arno_producer.cli.terminal import JsonOption, emit, say, show_table
 from arno_shared.uris import redact
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from datetime import datetime
 
     from arno_shared.presence import SeenWorker, WorkerState
 
-_HEADINGS = ("worker", "device", "model", "phase", "in flight", "images done", "last commit", "seen", "health")
+_HEADINGS = (
+    "worker",
+    "device",
+    "model",
+    "computes",
+    "phase",
+    "in flight",
+    "images done",
+    "last commit",
+    "seen",
+    "health",
+)
 
 
 def workers(json_lines: JsonOption = False) -> None:
@@ -25,6 +37,8 @@ def workers(json_lines: JsonOption = False) -> None:
             emit(_as_json(one))
     elif seen:
         show_table(_HEADINGS, map(_summary, seen))
+        for shortfall in _shortfalls(seen):
+            say(shortfall)
     else:
         say("no worker was heard of in the last minutes; start one: arno-worker")
 
@@ -33,11 +47,12 @@ def _summary(seen: "SeenWorker") -> tuple[str, ...]:
     age = f"{seen.seen_s_ago:.0f} s ago"
     state = seen.state
     if state is None:
-        return (seen.worker, "", "", "not to be read by this version of Arno", "", "", "", age, "")
+        return (seen.worker, "", "", "", "not to be read by this version of Arno", "", "", "", age, "")
     return (
         seen.worker,
         state.device,
         f"{state.model} {_short(state.revision)} {state.dtype}",
+        _computes(state),
         _phase(seen, state),
         f"{state.chunks_in_flight:,}",
         f"{state.images_done:,}",
@@ -50,6 +65,17 @@ def _summary(seen: "SeenWorker") -> tuple[str, ...]:
 def _short(revision: str) -> str:
     """Enough of a hash to tell it from others."""
     return revision.removeprefix("sha256:")[:12]
+
+
+def _computes(state: "WorkerState") -> str:
+    """Short; what is left out stands under the table."""
+    return state.computes if state.computes == state.execution else f"{state.computes} …"
+
+
+def _shortfalls(seen: "Iterable[SeenWorker]") -> "Iterator[str]":
+    for one in seen:
+        if one.state and one.state.computes != one.state.execution:
+            yield f"{one.worker} computes with less than it was asked for: {one.state.execution}"
 
 
 def _phase(seen: "SeenWorker", state: "WorkerState") -> str:

@@ -200,6 +200,16 @@ def test_a_worker_that_ails(arno: Arno, producer: Producer, answering: Callable[
     assert (ailing.verdict, ailing.says) == ("note", "gpu0@a: nothing moved for 300 s")
 
 
+def test_a_worker_that_computes_with_less_than_was_asked_for(
+    arno: Arno, producer: Producer, answering: Callable[..., None]
+) -> None:
+    announce(producer.redis, worker_state("gpu0@a", execution="triton, without graphs: out of memory"))
+    announce(producer.redis, worker_state("gpu1@a", execution="triton, graphs"))
+    answering("gpu0@a", "gpu1@a")
+    slowed = findings(arno("doctor", "--json"))["slowed workers"]
+    assert (slowed.verdict, slowed.says) == ("note", "gpu0@a")
+
+
 def test_a_worker_that_fell_silent(arno: Arno, producer: Producer, answering: Callable[..., None]) -> None:
     announce(producer.redis, worker_state("gpu0@a", chunks_in_flight=3, ailment="stuck", version="0"))
     producer.redis.zincrby(WORKERS, -90, "gpu0@a")

@@ -53,17 +53,36 @@ def cells(result: Result, worker: str) -> list[str]:
 
 def test_the_table_says_what_each_worker_does(show: Callable[..., Result], producer: Producer) -> None:
     busy = {"chunks_in_flight": 3, "images_done": 12345, "last_commit_at": datetime(2026, 1, 2, 4, 5, 6, tzinfo=UTC)}
-    announce(producer.redis, worker_state("gpu0@a", **busy))
+    announce(producer.redis, worker_state("gpu0@a", execution="triton, graphs", **busy))
     announce(producer.redis, worker_state("gpu1@a", phase="loading", health="127.0.0.1:8081"))
     result = show()
     assert result.exit_code == 0
     *told, seen, health = cells(result, "gpu0@a")
     assert told == [
-        *("gpu0@a", "cuda", "arno-tiny 0123456789ab bfloat16", "working"),
+        *("gpu0@a", "cuda", "arno-tiny 0123456789ab bfloat16", "triton, graphs", "working"),
         *("3", "12,345", "2026-01-02 04:05:06Z"),
     ]
     assert (seen.endswith("s ago"), health) == (True, "127.0.0.1:8080")
     assert "loading" in cells(result, "gpu1@a")
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("execution", "short"),
+    [
+        ("plain, without graphs: ('look', 64): OutOfMemoryError: CUDA out of memory", "plain …"),
+        ("triton but for candidates, mix, graphs", "triton …"),
+    ],
+)
+def test_what_a_worker_does_without_stands_under_the_table(
+    show: Callable[..., Result], producer: Producer, execution: str, short: str
+) -> None:
+    announce(producer.redis, worker_state("gpu0@a", execution=execution))
+    announce(producer.redis, worker_state("gpu1@a", execution="triton, graphs"))
+    result = show()
+    assert short in cells(result, "gpu0@a")
+    assert result.stderr == f"gpu0@a computes with less than it was asked for: {execution}\n"
+    assert json.loads(show("--json").stdout.splitlines()[0])["execution"] == execution
 
 
 def test_one_that_fell_silent_is_shown_with_its_last_words(show: Callable[..., Result], producer: Producer) -> None:

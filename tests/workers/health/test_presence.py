@@ -67,6 +67,7 @@ def test_a_worker_is_there_before_its_replica_is_loaded(
     state = said(redis, lambda state: True, "the worker is there")
     assert (state.worker, state.device, state.phase, state.health) == ("cpu0@here", "cpu", "loading", "127.0.0.1:1")
     assert (state.model, state.revision, state.dtype) == ("s3://***@models/large", "main", "auto")
+    assert state.execution == ""
     assert (state.version, state.schema_version, state.started_at) == (__version__, SCHEMA_VERSION, vitals.started_at)
     assert state.pid == psutil.Process().pid
 
@@ -77,11 +78,13 @@ def test_what_it_says_follows_what_it_does(
     vitals = Vitals()
     presence = present(redis, vitals)
     presence.model = ModelFacts(id="arno-large", revision="abc", dtype="bfloat16")
+    presence.execution = "triton, graphs"
     vitals.phase = Phase.WORKING
     with vitals.chunk():
         working = said(redis, lambda state: state.chunks_in_flight, "a chunk is in flight")
     assert (working.phase, working.chunks_in_flight) == ("working", 1)
     assert (working.model, working.revision, working.dtype) == ("arno-large", "abc", "bfloat16")
+    assert working.execution == "triton, graphs"
     vitals.committed(32)
     done = said(redis, lambda state: state.images_done, "images are done")
     assert (done.chunks_committed, done.images_done, done.last_commit_at) == (1, 32, vitals.last_commit_at)
@@ -89,6 +92,16 @@ def test_what_it_says_follows_what_it_does(
     assert said(redis, lambda state: state.ailment, "it ails").ailment == "stuck at redis://***@house"
     vitals.phase = Phase.DRAINING
     said(redis, lambda state: state.phase == "draining", "it drains")
+
+
+def test_an_error_that_it_tells_of_is_one_short_line_without_secrets(
+    redis: RedisClient, present: Callable[[RedisClient, Vitals], Presence]
+) -> None:
+    presence = present(redis, Vitals())
+    presence.execution = "plain, without graphs: s3://key:hush@models/large:\n  out of memory\r\n" + "x" * 1000
+    state = said(redis, lambda state: state.execution, "it computes")
+    assert state.execution.startswith("plain, without graphs: s3://***@models/large: out of memory xxx")
+    assert len(state.execution) == 300
 
 
 def test_a_worker_that_stops_takes_its_leave(

@@ -94,6 +94,12 @@ class Engine(Protocol):
     def model(self) -> ModelFacts: ...
 
     @property
+    def execution(self) -> str:
+        """How it computes, in a few words: with which functions, and whether as graphs; and what it does without after
+        that failed."""
+        ...
+
+    @property
     def appetite_images(self) -> int:
         """Images in flight with which the device never waits, whatever their prompts."""
         ...

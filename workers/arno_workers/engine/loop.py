@@ -64,6 +64,10 @@ class EngineLoop:
         return self._replica.model
 
     @property
+    def execution(self) -> str:
+        return self._replica.execution
+
+    @property
     def appetite_images(self) -> int:
         return self._replica.appetite_images
 

@@ -18,6 +18,9 @@ class Replica(Protocol):
     def model(self) -> ModelFacts: ...
 
     @property
+    def execution(self) -> str: ...
+
+    @property
     def scaled_to(self) -> tuple[int, int] | None: ...
 
     @property

@@ -15,6 +15,7 @@ from arno_workers.health.vitals import Vitals
 log = get_logger(__name__)
 
 _LEAVE_WITHIN_S = 2.0
+_LINE_CHARACTERS = 300
 
 
 class Presence:
@@ -26,6 +27,8 @@ class Presence:
         """`health`: the address of the health pages."""
         self.model = model
         """What was asked for; whoever loads the replica sets what it is."""
+        self.execution = ""
+        """How the replica computes; set likewise."""
         self._redis, self._vitals = redis, vitals
         self._worker, self._device, self._health = worker, device, health
         self._stopping = Event()
@@ -69,6 +72,7 @@ class Presence:
             model=redact(model.id),
             revision=model.revision,
             dtype=model.dtype,
+            execution=_line(self.execution),
             phase=vitals.phase.value,
             ailment=redact(vitals.ailment),
             pid=os.getpid(),
@@ -81,3 +85,8 @@ class Presence:
             chunks_committed=vitals.chunks_committed,
             images_done=vitals.images_done,
         )
+
+
+def _line(text: str) -> str:
+    """Errors that it tells of may be long, and of many lines."""
+    return " ".join(redact(text).split())[:_LINE_CHARACTERS]

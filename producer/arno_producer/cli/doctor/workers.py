@@ -31,6 +31,11 @@ def check_workers(producer: Producer) -> Iterator[Finding]:
         "its watchdog ends it, and what it holds goes back to the queues; its log says what came before",
     )
     yield from _noted(
+        "slowed workers",
+        [state.worker for state in states if state.computes != state.execution],
+        "arno workers says what each does without, and its log why; fewer ARNO_WORKER__SLOTS leave graphs more memory",
+    )
+    yield from _noted(
         "silent workers",
         [_last_words(one) for one in seen if one.silent],
         "its log says whether it died or cannot reach Redis; what it holds goes back to the queues by itself",
