@@ -23,14 +23,22 @@ COPY workers workers
 RUN pip install --no-deps .
 
 FROM ${PYTHON_IMAGE}
-# Models that are not bundled are kept under /var/cache/arno: mount a volume there.
+# Triton, and torch's compiler with it, build a launcher in C for each kernel when a worker on CUDA starts: with gcc, the
+# C library's headers, which gcc alone does not bring, and Python's, which the image has. Debian's versions move.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+# Models that are not bundled and compiled kernels are kept under /var/cache/arno: mount a volume there.
 RUN useradd --uid 10001 --create-home --home-dir /var/lib/arno arno \
     && install -d -o arno -g arno /var/cache/arno
 COPY --from=build /opt/arno /opt/arno
 COPY deploy/docker/worker_answers.py /opt/arno/
 ENV PATH=/opt/arno/bin:$PATH PYTHONUNBUFFERED=1 \
     ARNO_WORKER__MODEL_CACHE=/var/cache/arno/models \
-    HF_HOME=/var/cache/arno/huggingface
+    HF_HOME=/var/cache/arno/huggingface \
+    TRITON_CACHE_DIR=/var/cache/arno/triton \
+    TORCHINDUCTOR_CACHE_DIR=/var/cache/arno/inductor
 WORKDIR /var/lib/arno
 # A number, so that Kubernetes can see that it is not root.
 USER 10001:10001

@@ -99,6 +99,11 @@ def entrypoint(service: dict[str, Any]) -> list[str]:
     return json.loads(re.search(r"^ENTRYPOINT (.+)$", dockerfile, re.M)[1])
 
 
+def worker_image() -> str:
+    """The last stage of its Dockerfile: what is left of the ones before it is what this one copies."""
+    return (ROOT / "deploy/docker/worker.Dockerfile").read_text().rpartition("\nFROM ")[2]
+
+
 def seconds(duration: str) -> float:
     units = {"s": 1, "m": 60, "h": 3600}
     return sum(float(number) * units[unit] for number, unit in re.findall(r"([\d.]+)([smh])", duration))
@@ -281,6 +286,21 @@ def test_images_do_not_run_as_root_and_copy_only_what_the_build_sees() -> None:
             for source in sources.split():
                 assert (ROOT / source).exists(), source
                 assert any(source == path or source.startswith(f"{path}/") for path in allowed), source
+
+
+def test_what_workers_download_and_compile_outlives_their_container() -> None:
+    image = worker_image()
+    names = ("ARNO_WORKER__MODEL_CACHE", "HF_HOME", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")
+    caches = {Path(re.search(rf"\b{name}=(\S+)", image)[1]) for name in names}
+    (owned,) = re.findall(r"install -d -o arno -g arno (\S+)", image)
+    assert (len(caches), {cache.parent for cache in caches}) == (len(names), {Path(owned)})
+    for name in ("worker-cpu", "worker-gpu"):
+        assert f"models:{owned}" in services()[name]["volumes"]
+
+
+def test_kernels_can_be_compiled_in_the_workers_image() -> None:
+    (packages,) = re.findall(r"apt-get install -y --no-install-recommends (.+) \\$", worker_image(), re.M)
+    assert {"gcc", "libc6-dev"} <= set(packages.split())
 
 
 @pytest.mark.skipif(not (BIN / "hadolint").exists(), reason="hadolint is not installed")
