@@ -20,7 +20,7 @@ from arno_workers.engine.encoder import TextEncoder
 from arno_workers.engine.florence import FlorenceReplica
 from arno_workers.engine.functions import Extent, Functions, Reach
 from arno_workers.engine.generation import GenerationRules
-from arno_workers.engine.graphs import Graphs
+from arno_workers.engine.graphs import Graphs, Place
 from arno_workers.engine.locate import Located
 from arno_workers.engine.precision import keep_float32
 from arno_workers.engine.scheduler import Picture, Request
@@ -173,7 +173,7 @@ class Steps:
             self._decoder.begin(some, torch.full_like(some, 1000), keys, values)
         self._stepper: DirectStepper | GraphStepper = DirectStepper(self._decoder)
         if machine.on_cuda:
-            self._stepper = GraphStepper(self._decoder, Graphs(), image_tokens)
+            self._stepper = GraphStepper(self._decoder, Graphs(Place()), image_tokens)
             self._stepper.warm_up()
 
     def as_the_engine(self, slots: int, tokens: int) -> Callable[[], None]:

@@ -20,7 +20,7 @@ SAY_EVERY_S = 5.0
 SILENT_AFTER_S = 30.0
 FORGET_AFTER_S = 600
 
-_LACK = re.compile(" but for |, without graphs")
+_LACK = re.compile(" but for |, without ")
 
 
 class WorkerState(WireModel):

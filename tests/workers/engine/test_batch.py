@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from arno_workers.engine.batch import Batch
-from arno_workers.engine.graphs import CaptureFailed, Graphs
+from arno_workers.engine.graphs import CaptureFailed, Graphs, Place
 from tests.workers.engine.cuda_stand_in import StandInCuda, stand_in_cuda
 
 
@@ -24,7 +24,7 @@ class Sums:
         self.sizes: list[int] = []
         self.written = torch.zeros(places + 1, dtype=torch.long)
         inputs = [torch.zeros(most, 3, dtype=torch.long), torch.full((most,), places)]
-        self.batch = Batch(Graphs(), "sums", self.of, inputs, [None, places])
+        self.batch = Batch(Graphs(Place()), "sums", self.of, inputs, [None, places])
 
     def of(self, values: Tensor, places: Tensor) -> Tensor:
         self.sizes.append(len(values))

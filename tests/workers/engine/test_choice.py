@@ -72,7 +72,8 @@ def test_where_kernels_are_not_to_be_had_plain_functions_run(monkeypatch: pytest
     monkeypatch.setattr(choice, "is_cuda", lambda _: True)
     monkeypatch.setattr(choice, "_table", fails)
     with structlog.testing.capture_logs() as logs:
-        assert choose_functions("triton", CONFIG, torch.float32, "cpu") is PLAIN
+        found = choose_functions("triton", CONFIG, torch.float32, "cpu")
+    assert found == replace(PLAIN, name="plain, without triton: RuntimeError('no kernel image is available')")
     assert logs[0]["kernels"] == "triton"
     assert "no kernel image" in logs[0]["error"]
 

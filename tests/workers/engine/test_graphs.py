@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from arno_workers.engine.graphs import Called, CaptureFailed, Graphs
+from arno_workers.engine.graphs import Called, CaptureFailed, Graphs, Place
 from tests.workers.engine.cuda_stand_in import StandInCuda, stand_in_cuda
 
 
@@ -26,7 +26,7 @@ def doubling(x: Tensor, calls: list[None]) -> Callable[[], Tensor]:
 
 
 def test_a_replay_reads_what_stands_there_now_and_calls_nothing(cuda: StandInCuda) -> None:
-    x, calls, graphs = torch.tensor([1.0, 2.0]), list[None](), Graphs()
+    x, calls, graphs = torch.tensor([1.0, 2.0]), list[None](), Graphs(Place())
     graphs.capture("double", doubling(x, calls))
     called = len(calls)
     assert graphs.has("double")
@@ -39,7 +39,7 @@ def test_a_replay_reads_what_stands_there_now_and_calls_nothing(cuda: StandInCud
 
 def test_what_was_not_captured_is_called(cuda: StandInCuda) -> None:
     x, calls = torch.tensor([1.0]), list[None]()
-    for runner in (Graphs(), Called()):
+    for runner in (Graphs(Place()), Called()):
         assert not runner.has("double")
         assert runner.run("double", doubling(x, calls)).tolist() == [2.0]
     assert len(calls) == 2
@@ -47,7 +47,7 @@ def test_what_was_not_captured_is_called(cuda: StandInCuda) -> None:
 
 
 def test_after_a_drop_everything_is_called_and_can_be_captured_again_in_a_pool_of_its_own(cuda: StandInCuda) -> None:
-    x, calls, graphs = torch.tensor([1.0]), list[None](), Graphs()
+    x, calls, graphs = torch.tensor([1.0]), list[None](), Graphs(Place())
     for captured in (1, 2):
         graphs.capture("double", doubling(x, calls))
         assert len(cuda.captured) == captured
@@ -57,7 +57,7 @@ def test_after_a_drop_everything_is_called_and_can_be_captured_again_in_a_pool_o
 
 
 def test_a_capture_that_fails_says_what_and_why_and_drops_the_others(cuda: StandInCuda) -> None:
-    x, calls, graphs = torch.tensor([1.0]), list[None](), Graphs()
+    x, calls, graphs = torch.tensor([1.0]), list[None](), Graphs(Place())
     graphs.capture("first", doubling(x, calls))
     cuda.fails_at = 1
     with pytest.raises(CaptureFailed, match="second: OutOfMemoryError: CUDA out of memory"):
@@ -73,4 +73,4 @@ def test_what_asks_the_device_for_a_value_cannot_be_captured(cuda: StandInCuda) 
         return x * x.sum().item()
 
     with pytest.raises(Exception, match="waits for the device"):
-        Graphs().capture("asks", asks)
+        Graphs(Place()).capture("asks", asks)

@@ -10,7 +10,7 @@ import torch
 
 from arno_workers.engine.caches import Room
 from arno_workers.engine.functions import Extent, Reach
-from arno_workers.engine.graphs import Graphs
+from arno_workers.engine.graphs import Graphs, Place
 from arno_workers.engine.stepper import DirectStepper, GraphStepper
 from tests.workers.engine.cuda_stand_in import StandInCuda, stand_in_cuda
 
@@ -49,7 +49,7 @@ def extent(slots: int, prompt_tokens: int, tokens: int) -> Extent:
 
 
 def graph_stepper(decoder: Any) -> GraphStepper:
-    return GraphStepper(decoder, Graphs(), IMAGE_TOKENS)
+    return GraphStepper(decoder, Graphs(Place()), IMAGE_TOKENS)
 
 
 @pytest.mark.parametrize("by_length", [False, True])
@@ -86,7 +86,7 @@ def test_there_are_few_graphs_and_fewer_where_attention_goes_by_length() -> None
 
 
 def test_keys_of_captured_prompts_divide_well(cuda: StandInCuda) -> None:
-    stepper = GraphStepper(Steps(512, Room(1024, 1025)), Graphs(), image_tokens=577)  # type: ignore[arg-type]
+    stepper = GraphStepper(Steps(512, Room(1024, 1025)), Graphs(Place()), image_tokens=577)  # type: ignore[arg-type]
     stepper.warm_up()
     assert {stepper.extent(extent(1, tokens, 5)).prompt_tokens for tokens in range(578, 1025)} == {640, 1024}
 

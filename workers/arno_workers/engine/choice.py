@@ -40,7 +40,7 @@ def choose_functions(kernels: str, config: Any, dtype: torch.dtype, device: str)
         functions = _table(kernels)
     except Exception as error:
         log.error("plain functions run: these kernels are not to be had", kernels=kernels, error=repr(error))
-        return PLAIN
+        return replace(PLAIN, name=f"plain, without {kernels}: {error!r}")
     return checked(functions, config, dtype, device)
 
 

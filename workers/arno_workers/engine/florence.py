@@ -30,7 +30,7 @@ from arno_workers.engine.clock import StageClock, unobserved
 from arno_workers.engine.decoder import DecoderWeights
 from arno_workers.engine.encoder import TextEncoder
 from arno_workers.engine.generation import GenerationRules
-from arno_workers.engine.graphs import CaptureFailed, Graphs
+from arno_workers.engine.graphs import CaptureFailed, Graphs, Place
 from arno_workers.engine.locate import Located, folder_revision
 from arno_workers.engine.looking import Beside, First, Looking
 from arno_workers.engine.memory import fitting_pictures, fitting_slots, used_and_total_bytes
@@ -128,13 +128,14 @@ class FlorenceReplica:
         tasks = [task for task in TASKS.values() if task.takes is Takes.NOTHING]
         lengths = sorted({len(self.prompt_ids(self._sentence(task.token, ""))) for task in tasks})
         blank = torch.zeros((self.limits.vision_images, self._recipe.height, self._recipe.width, 3), dtype=torch.uint8)
-        look = Batch(Graphs(), "look", self._features, [blank.to(self._device)], [None])
+        look = Batch(Graphs(Place()), "look", self._features, [blank.to(self._device)], [None])
         try:
             look.capture()
             self._look = look
             features = look(blank[:1].to(self._device))
             most = features.new_zeros(self.limits.encoder_requests, *features.shape[1:])
-            for num_beams in sorted({1, self._rules.num_beams}):
+            # Greedy is what jobs ask for most often when they ask.
+            for num_beams in dict.fromkeys((self._rules.num_beams, 1)):
                 self._banks[num_beams].capture(lengths, most)
             self.execution += ", graphs"
         except CaptureFailed as error:

@@ -10,10 +10,6 @@ from typing import Any, Protocol
 
 import torch
 
-from arno_shared.logs import get_logger
-
-log = get_logger(__name__)
-
 
 class CaptureFailed(Exception):
     """Something cannot be recorded. The device works; nothing is captured."""
@@ -32,8 +28,8 @@ class Runner(Protocol):
         """What it returns; tensors among it are overwritten by the next run with the same key."""
         ...
 
-    def drop(self) -> None:
-        """Forgets what was captured."""
+    def drop(self) -> bool:
+        """Forgets what was captured; whether there was anything."""
         ...
 
 
@@ -49,23 +45,31 @@ class Called:
     def run(self, key: Hashable, run: Callable[[], Any]) -> Any:
         return run()
 
-    def drop(self) -> None:
-        """Nothing was captured."""
+    def drop(self) -> bool:
+        return False
+
+
+class Place:
+    """Where graphs are captured that never run at the same time: they share the memory that they need in between.
+
+    That of matrix products belongs to a stream, so that others, which may run beside them, have another place.
+    """
+
+    def __init__(self) -> None:
+        self.stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self.pool = torch.cuda.graph_pool_handle()
 
 
 class Graphs:
     """Replays it as a CUDA graph if it was captured, and calls it if not.
 
     What a graph relies on: all that it reads and writes lies in tensors that do not move; nothing in it waits for the
-    device, or asks it for a value; memory that it needs in between comes from a pool of its own, which all graphs of
-    one Graphs share because only one of them runs at a time.
+    device, or asks it for a value.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, place: Place) -> None:
         self._captured: dict[Hashable, tuple[torch.cuda.CUDAGraph, Any]] = {}
-        # Of its own: matrix products have scratch memory for each stream, and those of two stages may run at a time.
-        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        self._pool = torch.cuda.graph_pool_handle()
+        self._place = place
 
     def capture(self, key: Hashable, run: Callable[[], Any]) -> None:
         try:
@@ -73,7 +77,7 @@ class Graphs:
             run()
             graph = torch.cuda.CUDAGraph()
             # Other threads may use CUDA meanwhile; only this one's calls are recorded.
-            with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, self._place.pool, self._place.stream, capture_error_mode="thread_local"):
                 result = run()
         except Exception as error:
             self.drop()
@@ -90,8 +94,11 @@ class Graphs:
         graph.replay()
         return result
 
-    def drop(self) -> None:
+    def drop(self) -> bool:
+        if not self._captured:
+            return False
         self._captured.clear()
         # A pool that nobody uses is gone for torch, though libraries may still have memory in it: capturing into it
         # again ends in an assertion of its allocator.
-        self._pool = torch.cuda.graph_pool_handle()
+        self._place = Place()
+        return True

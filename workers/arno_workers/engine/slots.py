@@ -13,7 +13,7 @@ from arno_workers.engine.decoder import Decoder, DecoderWeights
 from arno_workers.engine.encoder import TextEncoder
 from arno_workers.engine.functions import Extent, Reach
 from arno_workers.engine.generation import GenerationRules
-from arno_workers.engine.graphs import Called, Graphs, Runner
+from arno_workers.engine.graphs import Called, Graphs, Place, Runner
 from arno_workers.engine.scheduler import Request, Step
 from arno_workers.engine.staging import Arrival, is_cuda, whole_numbers
 from arno_workers.engine.stepper import DirectStepper, GraphStepper, Stepper
@@ -98,8 +98,8 @@ class SlotBank:
         caches = self._decoder.caches
         before = caches.moves
         caches.make_room(prompt_tokens, tokens)
-        if caches.moves != before:
-            self.runner.drop()
+        if caches.moves != before and self.runner.drop():
+            log.warning("longer than usual: from now on steps are called", prompt_tokens=prompt_tokens, tokens=tokens)
 
     def _ended(self) -> list[int]:
         """The slots whose answers are known to have ended, once each."""
@@ -137,6 +137,7 @@ class SlotBanks:
         """`how_many` slots of so many bytes each are there room for?"""
         self._weights, self._encoder, self._rules, self._image_tokens = weights, encoder, rules, image_tokens
         self._device, self._how_many = device, how_many
+        self._place = Place() if is_cuda(device) else None
         self._usual = Room(
             min(image_tokens + _USUAL_PROMPT_TOKENS, weights.max_positions),
             min(_USUAL_TOKENS, weights.max_positions),
@@ -168,12 +169,11 @@ class SlotBanks:
         )
 
     def _make(self, rules: GenerationRules) -> SlotBank:
-        on_cuda = is_cuda(self._device)
         # A CPU's caches begin small: pages that are used together lie together, and most answers are short. Where
         # graphs know their addresses, they should not move.
-        decoder = self._decoder(rules, self._usual if on_cuda else _FIRST)
-        runner: Runner = Graphs() if on_cuda else Called()
-        stepper = GraphStepper(decoder, runner, self._image_tokens) if on_cuda else DirectStepper(decoder)
+        decoder = self._decoder(rules, self._usual if self._place else _FIRST)
+        runner: Runner = Graphs(self._place) if self._place else Called()
+        stepper = GraphStepper(decoder, runner, self._image_tokens) if self._place else DirectStepper(decoder)
         admission = Admission(self._encoder, decoder, runner)
         log.info("slots made", slots=decoder.slots, beams=rules.num_beams)
         return SlotBank(decoder, stepper, admission, runner, rules, self._device)
