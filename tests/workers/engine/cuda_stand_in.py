@@ -161,6 +161,7 @@ def stand_in_cuda() -> Iterator[StandInCuda]:
             ("Stream", Stream),
             ("stream", cuda.on),
             ("current_stream", lambda: cuda.stream),
+            ("current_device", lambda: 0),
             ("graph_pool_handle", cuda.new_pool),
         ):
             patch.setattr(torch.cuda, name, value)

@@ -6,6 +6,7 @@ nothing works any more.
 """
 
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from typing import Any, Protocol
 
 import torch
@@ -59,6 +60,11 @@ class Place:
         self.stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self.pool = torch.cuda.graph_pool_handle()
 
+    def leave(self) -> None:
+        """After a capture that broke. torch before 2.12 leaves its allocator in the middle of it."""
+        with suppress(AttributeError, RuntimeError):
+            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self.pool)
+
 
 class Graphs:
     """Replays it as a CUDA graph if it was captured, and calls it if not.
@@ -80,6 +86,7 @@ class Graphs:
             with torch.cuda.graph(graph, self._place.pool, self._place.stream, capture_error_mode="thread_local"):
                 result = run()
         except Exception as error:
+            self._place.leave()
             self.drop()
             raise CaptureFailed(f"{key}: {type(error).__name__}: {error}") from error
         self._captured[key] = graph, result
@@ -95,10 +102,9 @@ class Graphs:
         return result
 
     def drop(self) -> bool:
-        if not self._captured:
-            return False
+        had_any = bool(self._captured)
         self._captured.clear()
         # A pool that nobody uses is gone for torch, though libraries may still have memory in it: capturing into it
         # again ends in an assertion of its allocator.
         self._place = Place()
-        return True
+        return had_any
