@@ -186,10 +186,10 @@ def measure_answers(written: list[Written], replica: Any, rounds: int) -> dict[s
 
     def be_sure(one: Written) -> Any:
         found, transcript = looked_through[one]
-        return confidences(found, transcript, one.answer.logprobs)
+        return confidences(found, transcript)
 
     def look_for_loops(one: Written) -> bool:
-        return runs_in_a_loop(one.answer.ids, replica._first_location, replica._rules.eos_ids)
+        return runs_in_a_loop(one.answer.ids, replica._locations, replica._rules.eos_ids)
 
     for one in written:
         assert parse(one).value == theirs(one), f"{task} is read differently"
@@ -213,7 +213,7 @@ def measure_answers(written: list[Written], replica: Any, rounds: int) -> dict[s
 
 def look_through(one: Written, detokenizer: Detokenizer) -> tuple[list[Found], Transcript]:
     pieces = detokenizer.pieces(one.answer.ids)
-    transcript = Transcript(text_of(pieces), pieces)
+    transcript = Transcript(text_of(pieces), pieces, one.answer.logprobs)
     finders = {"<OD>": labelled_boxes, "<OCR_WITH_REGION>": quads}
     return list(finders[one.task](transcript.text)) if one.task in finders else [], transcript
 

@@ -202,7 +202,7 @@ def test_a_certainty_that_was_rounded_up_is_one(processor: Any, parser: AnswerPa
 
 def test_tokens_without_their_probabilities_are_refused(processor: Any, parser: AnswerParser) -> None:
     ids = encode(processor, f"red square{FOUR}")
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="5 log-probabilities for 6 tokens"):
         read(parser, known.OD, ids, falling(ids)[:-1])
 
 

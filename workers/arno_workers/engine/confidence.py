@@ -6,9 +6,8 @@ boxes of one label share, and those of its own locations.
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
-from itertools import accumulate, compress
+from itertools import accumulate
 from math import exp
-from operator import lt
 
 from arno_workers.engine.objects import Found
 from arno_workers.engine.transcript import Transcript
@@ -17,19 +16,14 @@ _LEAST_LOGPROB = -80.0
 """A confidence is never 0, nor what a 32-bit float would round to it."""
 
 
-def confidences(objects: Iterable[Found], transcript: Transcript, logprobs: Sequence[float]) -> tuple[float, ...]:
-    """One for each object, in (0, 1]. `logprobs`: one for each token of the transcript."""
-    # Tokens of which nothing is left are no part of any object.
-    left = list(map(lt, transcript.starts, transcript.ends))
-    starts, ends = list(compress(transcript.starts, left)), list(compress(transcript.ends, left))
+def confidences(objects: Iterable[Found], transcript: Transcript) -> tuple[float, ...]:
+    """One for each object, in (0, 1]. Tokens of which nothing is left in the text are no part of any."""
     # What is no number counts as the least.
     bounded = [
-        one if _LEAST_LOGPROB <= one <= 0.0 else 0.0 if one > 0.0 else _LEAST_LOGPROB
-        for one, stays in zip(logprobs, left, strict=True)
-        if stays
+        one if _LEAST_LOGPROB <= one <= 0.0 else 0.0 if one > 0.0 else _LEAST_LOGPROB for one in transcript.logprobs
     ]
     totals = list(accumulate(bounded, initial=0.0))
-    return tuple(exp(_mean_logprob(found, starts, ends, totals)) for found in objects)
+    return tuple(exp(_mean_logprob(found, transcript.starts, transcript.ends, totals)) for found in objects)
 
 
 def _mean_logprob(found: Found, starts: Sequence[int], ends: Sequence[int], totals: Sequence[float]) -> float:

@@ -19,7 +19,7 @@ from arno_shared.errors import ModelUnusable
 from arno_shared.logs import get_logger
 from arno_shared.messages import GenerationOptions, Prompt
 from arno_shared.names import Lane
-from arno_shared.prompts import TASKS, Takes
+from arno_shared.prompts import LOCATION_BINS, TASKS, Takes
 from arno_shared.results import Generation, ModelFacts
 from arno_shared.settings import WorkerSettings
 from arno_workers.engine import Answer, Ask, Parsed, Pixels
@@ -73,7 +73,8 @@ class FlorenceReplica:
         """Whoever wants to know how long stages take puts another in its place."""
         self._rules = GenerationRules.of(model.generation_config)
         self._tokenizer = self._processor.tokenizer
-        self._first_location = int(self._tokenizer.convert_tokens_to_ids("<loc_0>"))
+        first_location = int(self._tokenizer.convert_tokens_to_ids("<loc_0>"))
+        self._locations = frozenset(range(first_location, first_location + LOCATION_BINS))
         self._max_positions = int(model.config.text_config.max_position_embeddings)
         self._image_tokens = int(self._processor.num_image_tokens)
         self._parser = AnswerParser(self._processor)
@@ -238,7 +239,7 @@ class FlorenceReplica:
             raw=raw,
             value=value,
             confidences=confidences,
-            repetitive=runs_in_a_loop(answer.ids, self._first_location, self._rules.eos_ids),
+            repetitive=runs_in_a_loop(answer.ids, self._locations, self._rules.eos_ids),
         )
 
     def _see(self, pictures: Sequence[Picture]) -> None:

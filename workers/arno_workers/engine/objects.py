@@ -10,8 +10,6 @@ import re
 from collections.abc import Collection, Iterator
 from typing import NamedTuple, TypeAlias
 
-from arno_shared.prompts import LOCATION_BINS
-
 _LABEL = r"([^<]++)"
 _LOCATION = r"<loc_\d++>"
 _MARK = f"(?:{_LOCATION}|<sep>|<poly>|</poly>)"
@@ -34,8 +32,8 @@ Span: TypeAlias = tuple[int, int]
 
 class Found(NamedTuple):
     label: str
-    outlines: list[list[int]]
-    """Bins, x and y in turn: one outline for a box or a quad, one or more for what has polygons."""
+    outlines: list[str]
+    """Of each its locations, x and y in turn: one outline for a box or a quad, one or more for what has polygons."""
     spans: tuple[Span, ...]
     """Of the text that names it and no other object, but for a label that several share."""
 
@@ -48,13 +46,13 @@ def quads(text: str) -> Iterator[Found]:
         start = max(start, text.rfind("\n", start, marks) + 1)
         # A location is a label too where there is no other.
         if start < marks:
-            yield Found(text[start:marks].strip(), [_bins(quad[0])], ((start, end),))
+            yield Found(text[start:marks].strip(), [quad[0]], ((start, end),))
             start = end
 
 
 def boxes(text: str) -> Iterator[Found]:
     for box in _BOX.finditer(text):
-        yield Found("", [_bins(box[0])], (box.span(),))
+        yield Found("", [box[0]], (box.span(),))
 
 
 def labelled_boxes(text: str, banned: Collection[str] = ()) -> Iterator[Found]:
@@ -66,7 +64,7 @@ def labelled_boxes(text: str, banned: Collection[str] = ()) -> Iterator[Found]:
             continue
         label = label.encode("ascii", "ignore").decode()
         for box in _BOX.finditer(text, *phrase.span(2)):
-            yield Found(label, [_bins(box[0])], (phrase.span(1), box.span()))
+            yield Found(label, [box[0]], (phrase.span(1), box.span()))
 
 
 def polygons(text: str) -> Iterator[Found]:
@@ -98,26 +96,10 @@ def _polygons(text: str, phrases: re.Pattern[str]) -> Iterator[Found]:
             yield Found(label, outlines, ((start, end),))
 
 
-def _outlines(text: str, start: int, end: int) -> list[list[int]]:
+def _outlines(text: str, start: int, end: int) -> list[str]:
+    return [_points(run[1]) for run in _OUTLINE.finditer(text, start, end) if run[2] is not None]
+
+
+def _points(locations: str) -> str:
     """An odd location at the end of an outline is no point of it."""
-    found = [_bins(run[1]) for run in _OUTLINE.finditer(text, start, end) if run[2] is not None]
-    return [bins[: len(bins) // 2 * 2] for bins in found]
-
-
-def _bins(locations: str) -> list[int]:
-    return list(map(_BINS.__getitem__, locations[len("<loc_") : -1].split("><loc_")))
-
-
-class _Bins(dict[str, int]):
-    """By how they are written."""
-
-    def __missing__(self, number: str) -> int:
-        """`<loc_N>` with a greater N is no token, but can be spelled by several: it becomes the picture's edge."""
-        try:
-            return min(int(number), LOCATION_BINS - 1)
-        except ValueError:
-            # Python reads no number of thousands of digits.
-            return LOCATION_BINS - 1
-
-
-_BINS = _Bins({str(bin_): bin_ for bin_ in range(LOCATION_BINS)})
+    return locations[: locations.rindex("<")] if locations.count("<") % 2 else locations

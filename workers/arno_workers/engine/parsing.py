@@ -5,14 +5,14 @@ Only where a location lies outside of the picture does transformers give, or rai
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import chain, islice
+from itertools import accumulate, islice, pairwise, repeat
 from typing import Any
 
 from arno_shared.prompts import TASKS, Answer
 from arno_workers.engine.confidence import confidences
 from arno_workers.engine.detokenizer import Detokenizer, text_of
 from arno_workers.engine.objects import Found, boxes, labelled_boxes, labelled_polygons, polygons, quads
-from arno_workers.engine.regions import dequantize
+from arno_workers.engine.regions import bins_of, dequantize
 from arno_workers.engine.transcript import Transcript
 
 
@@ -35,12 +35,11 @@ class AnswerParser:
         raw = text_of(pieces)
         if TASKS[task].answer is Answer.TEXT:
             return raw, raw.replace("<s>", "").replace("</s>", "").strip(), None
-        transcript = Transcript(raw, pieces)
+        transcript = Transcript(raw, pieces, logprobs)
         has_polygons = "<poly>" in raw
         found = list(self._objects(task, transcript.text, has_polygons))
-        outlines = _in_pixels(found, width, height)
-        value = _value(TASKS[task].answer, has_polygons, [one.label for one in found], outlines)
-        return raw, value, confidences(found, transcript, logprobs)
+        outlines = _in_pixels([outline for one in found for outline in one.outlines], width, height)
+        return raw, _value(TASKS[task].answer, has_polygons, found, outlines), confidences(found, transcript)
 
     def _objects(self, task: str, text: str, has_polygons: bool) -> Iterator[Found]:
         match TASKS[task].answer:
@@ -58,26 +57,31 @@ class AnswerParser:
         return labelled_boxes(text)
 
 
-def _in_pixels(found: Sequence[Found], width: int, height: int) -> list[list[list[int]]]:
-    """The outlines of each object."""
-    pixels = dequantize(list(chain.from_iterable(chain.from_iterable(one.outlines for one in found))), width, height)
-    edges = iter(pixels)
-    return [[list(islice(edges, len(outline))) for outline in one.outlines] for one in found]
+def _in_pixels(outlines: Sequence[str], width: int, height: int) -> list[list[int]]:
+    """All at once: a number costs little, a call to numpy much."""
+    pixels = dequantize(bins_of("".join(outlines)), width, height)
+    ends = accumulate(map(str.count, outlines, repeat("<")), initial=0)
+    return [pixels[start:end] for start, end in pairwise(ends)]
 
 
 def _value(
-    shape: Answer, has_polygons: bool, labels: list[str], outlines: list[list[list[int]]]
+    shape: Answer, has_polygons: bool, found: Sequence[Found], outlines: list[list[int]]
 ) -> dict[str, list[Any]]:
-    """In the shape that transformers gives it."""
+    """In the shape that transformers gives it. `outlines`: those of all that is found, one after the other."""
+    labels = [one.label for one in found]
     match shape:
         case Answer.POLYGONS:
-            return {"polygons": outlines, "labels": labels}
+            return {"polygons": _by_object(found, outlines), "labels": labels}
         case Answer.BOXES_OR_POLYGONS if has_polygons:
-            return {"bboxes": [], "bboxes_labels": [], "polygons": outlines, "polygons_labels": labels}
-    corners = [one for (one,) in outlines]
-    match shape:
-        case Answer.QUADS:
-            return {"quad_boxes": corners, "labels": labels}
+            polygons = _by_object(found, outlines)
+            return {"bboxes": [], "bboxes_labels": [], "polygons": polygons, "polygons_labels": labels}
         case Answer.BOXES_OR_POLYGONS:
-            return {"bboxes": corners, "bboxes_labels": labels, "polygons": [], "polygons_labels": []}
-    return {"bboxes": corners, "labels": labels}
+            return {"bboxes": outlines, "bboxes_labels": labels, "polygons": [], "polygons_labels": []}
+        case Answer.QUADS:
+            return {"quad_boxes": outlines, "labels": labels}
+    return {"bboxes": outlines, "labels": labels}
+
+
+def _by_object(found: Sequence[Found], outlines: list[list[int]]) -> list[list[list[int]]]:
+    rest = iter(outlines)
+    return [list(islice(rest, len(one.outlines))) for one in found]

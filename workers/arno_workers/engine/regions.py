@@ -22,6 +22,11 @@ def quantize(region: Region, width: int, height: int) -> str:
     )
 
 
+def bins_of(locations: str) -> list[int]:
+    """`locations`: `<loc_N>`, one behind the other."""
+    return list(map(_BINS.__getitem__, locations[len("<loc_") : -1].split("><loc_"))) if locations else []
+
+
 def dequantize(bins: Sequence[int], width: int, height: int) -> list[int]:
     """Pixels of the bins' middles, x and y in turn, as `Florence2PostProcessor.dequantize` gives them.
 
@@ -31,3 +36,18 @@ def dequantize(bins: Sequence[int], width: int, height: int) -> list[int]:
     middles = np.array(bins, np.float32).reshape(-1, 2) + np.float32(0.5)
     pixels: list[int] = (middles * bin_px).astype(np.int64).ravel().tolist()
     return pixels
+
+
+class _Bins(dict[str, int]):
+    """By how they are written."""
+
+    def __missing__(self, number: str) -> int:
+        """`<loc_N>` with a greater N is no token, but can be spelled by several: it becomes the picture's edge."""
+        try:
+            return min(int(number), LOCATION_BINS - 1)
+        except ValueError:
+            # Python reads no number of thousands of digits.
+            return LOCATION_BINS - 1
+
+
+_BINS = _Bins({str(bin_): bin_ for bin_ in range(LOCATION_BINS)})

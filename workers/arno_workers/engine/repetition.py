@@ -1,9 +1,7 @@
 """Whether an answer runs in a loop: the model says the same over and over instead of coming to an end."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from itertools import groupby
-
-from arno_shared.prompts import LOCATION_BINS
 
 _REPEATS = 3
 _MIN_REPEATED_TOKENS = 12
@@ -16,14 +14,13 @@ _MAX_VARIETY = 10
 decimal numbers, has the digits and a point."""
 
 
-def runs_in_a_loop(ids: Sequence[int], first_location: int, ends: Collection[int]) -> bool:
+def runs_in_a_loop(ids: Sequence[int], locations: Container[int], ends: Container[int]) -> bool:
     """Whether the answer ends in one block of tokens said at least three times in a row, or has too few different ones.
 
-    `first_location`: the id of `<loc_0>`, which those of the other locations follow; `ends`: the end tokens.
-    The time grows with the length and no faster.
+    `locations`: the tokens `<loc_N>`; `ends`: the end tokens. The time grows with the length and no faster.
     """
     said = ids[:-1] if ids and ids[-1] in ends else ids
-    return _ends_in_repeats(said) or _lacks_variety(said, range(first_location, first_location + LOCATION_BINS))
+    return _ends_in_repeats(said) or _lacks_variety(said, locations)
 
 
 def _ends_in_repeats(ids: Sequence[int]) -> bool:
@@ -45,12 +42,14 @@ def _blocks(ids: Sequence[int]) -> Iterator[tuple[int, int]]:
         yield at, same
 
 
-def _lacks_variety(ids: Sequence[int], locations: range) -> bool:
+def _lacks_variety(ids: Sequence[int], locations: Container[int]) -> bool:
     """Looks at the last tokens that are no locations.
 
     What stands between two locations counts once however often it is said: as the label of another box, a `<sep>`
     before another polygon or the same figure in another cell, it says something new each time.
     """
+    if len(ids) < _WINDOW_TOKENS:
+        return False
     texts = dict.fromkeys(tuple(text) for located, text in groupby(ids, key=locations.__contains__) if not located)
     last = [id_ for text in texts for id_ in text][-_WINDOW_TOKENS:]
     return len(last) == _WINDOW_TOKENS and len(set(last)) <= _MAX_VARIETY
