@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from arno_workers.engine import rgb_array as module
 from arno_workers.engine.rgb_array import rgb_array
 
 SIZES = [(1, 1), (1, 3000), (3000, 1), (3, 7), (128, 128), (768, 768), (2049, 1023), (4000, 3000)]
@@ -57,3 +58,14 @@ def test_it_outlives_the_picture() -> None:
     others = [noise(300, 200 + n) for n in range(20)]
     assert np.array_equal(pixels, expected)
     assert others
+
+
+def test_where_numpy_copies_in_another_order_pillow_makes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = module._packed
+    monkeypatch.setattr(module, "_packed", lambda picture: packed(picture)[::-1])
+    module._packs.cache_clear()
+    try:
+        picture = noise(30, 20)
+        assert np.array_equal(rgb_array(picture), np.array(picture))
+    finally:
+        module._packs.cache_clear()
