@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import Florence2ForConditionalGeneration, GenerationConfig, NoRepeatNGramLogitsProcessor
 
@@ -222,3 +223,29 @@ def test_a_token_that_does_not_exist_harms_nobody() -> None:
     weights = DecoderWeights(Florence2ForConditionalGeneration.from_pretrained(TINY))
     beyond = torch.full((1, 3), weights.vocabulary + 2)
     assert weights.embed(beyond, torch.tensor([4])).isfinite().all()
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_no_mask_is_laid_out_as_no_fused_attention_on_cuda_takes_it(
+    dtype: torch.dtype, num_beams: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Spread over all heads and queries, as torch does it, neighbours of a mask must be neighbours in memory."""
+    attention, strides = F.scaled_dot_product_attention, []
+
+    def watched(queries: Tensor, keys: Tensor, values: Tensor, attn_mask: Tensor | None = None, **how: Any) -> Tensor:
+        if attn_mask is not None:
+            strides.append(attn_mask.expand(*queries.shape[:-1], keys.shape[-2]).stride(-1))
+        return attention(queries, keys, values, attn_mask=attn_mask, **how)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
+    model = Florence2ForConditionalGeneration.from_pretrained(TINY, dtype=dtype).eval()
+    rules = _rules(model, num_beams=num_beams, forced_bos_token_id=0)
+    decoder = Decoder(DecoderWeights(model), rules, 4, ROOM, "cpu")
+    with torch.inference_mode():
+        for slot, (features, prompt_ids) in enumerate(_requests(model, [3, 1], seed=2)):
+            keys, values = TextEncoder(model)(features.to(dtype), prompt_ids)
+            decoder.begin(torch.tensor([slot]), torch.tensor([9]), keys, values)
+        for tokens in (2, 3):
+            decoder.step(_extent(3, IMAGE_TOKENS + 3, tokens))
+    assert set(strides) == {1}

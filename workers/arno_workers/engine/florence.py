@@ -139,7 +139,7 @@ class FlorenceReplica:
             for num_beams in dict.fromkeys((self._rules.num_beams, 1)):
                 self._banks[num_beams].capture(lengths, most)
             self.execution += ", graphs"
-        except CaptureFailed as error:
+        except (CaptureFailed, torch.OutOfMemoryError) as error:
             log.error("nothing is captured: every kernel is launched by itself", error=str(error))
             self._look = self._features
             self._banks.drop_graphs()
