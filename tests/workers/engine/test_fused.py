@@ -40,6 +40,24 @@ def test_so_does_what_no_device_has_measured(interpreted: Run) -> None:
     assert interpreted(disagreeing, "UNTRIED", torch.bfloat16, "channel_attention", "cpu") == []
 
 
+def seen_and_mixed(table: str) -> torch.Tensor:
+    """What stands behind attention within windows, of which the last of each row reach beyond the picture."""
+    from arno_workers.engine import fused, plain
+    from arno_workers.engine.trials import Numbers
+
+    functions, numbers = getattr(plain if table == "PLAIN" else fused, table), Numbers(torch.float32, "cpu")
+    x, (qkv, bias, proj) = numbers(2, 5, 6, 16), (numbers(*shape) / 4 for shape in ((48, 16), (48,), (16, 16)))
+    seen = functions.window_attention(x, 2, 4, 0.3, plain.AttentionWeights(qkv, bias, proj, None))
+    convolution = functions.laid(numbers(16, 1, 3, 3)), *(numbers(16) for _ in range(3)), 1e-5
+    _, normed = functions.mix(x, seen, *convolution)
+    assert isinstance(normed, torch.Tensor)
+    return normed
+
+
+def test_windows_may_reach_beyond_the_picture(interpreted: Run) -> None:
+    torch.testing.assert_close(interpreted(seen_and_mixed, "FUSED"), seen_and_mixed("PLAIN"), atol=2e-5, rtol=1e-5)
+
+
 def ids(kernels: Sequence[str]) -> Sequence[Any]:
     """Of answers of the bundled model about two pictures, three beams and greedy, with kernels for these functions."""
     from arno_workers.engine import florence

@@ -25,7 +25,8 @@ from arno_workers.engine.plain import AttentionWeights
 
 def window_attention(x: Tensor, heads: int, size: int, scale: float, weights: AttentionWeights) -> Tensor:
     if x.shape[1] % size or x.shape[2] % size or size * size > windows.LARGEST:
-        return plain.window_attention(x, heads, size, scale, weights)
+        # What is left of windows that reach beyond the picture has gaps, which `mix` does not take.
+        return plain.window_attention(x, heads, size, scale, weights).contiguous()
     seen = windows.windows(F.linear(x, weights.qkv, weights.qkv_bias), heads, size, scale)
     return F.linear(seen, weights.proj, weights.proj_bias)
 
