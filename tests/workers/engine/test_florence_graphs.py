@@ -163,6 +163,27 @@ def test_a_capture_that_fails_leaves_a_replica_that_works(fails_at: int) -> None
     _check(found, expected)
 
 
+def test_where_there_is_no_room_for_what_graphs_need_everything_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The slots of greedy search, which nobody has asked for yet."""
+
+    def no_room(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    expected = _answers(_replica("cpu", slots=12), 3)
+    with stand_in_cuda() as cuda:
+        replica = _replica("cpu", slots=6)
+        replica.limits.vision_images = 2
+        replica.warm_up()
+        with monkeypatch.context() as patch:
+            patch.setattr(slots_module, "Decoder", no_room)
+            replica.capture()
+        assert replica.execution == "plain, without graphs: CUDA out of memory"
+        before = _replayed(cuda)
+        found = _answers(replica, 3)
+        assert _replayed(cuda) == before
+    _check(found, expected)
+
+
 def test_a_device_that_does_nothing_after_a_failed_capture_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     def lost(*_: object) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
