@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from arno_workers.engine import precision
-from arno_workers.engine.precision import choose_dtype
+from arno_workers.engine.precision import choose_dtype, keep_float32
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
@@ -63,3 +63,11 @@ def test_a_cpu_is_asked_for_either_kind_of_instructions(
 
 def test_this_cpu_can_be_asked() -> None:
     assert choose_dtype("auto", "cpu", torch.float16) in (torch.float32, torch.bfloat16)
+
+
+def test_float32_is_not_rounded_to_tf32() -> None:
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    keep_float32()
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert torch.get_float32_matmul_precision() == "highest"
