@@ -42,6 +42,8 @@ class Replica:
 
     def __init__(self, folder: Path, device: str, dtype: Any, **settings: Any) -> None:
         keep_float32()
+        # As the engine starts.
+        torch.backends.cuda.enable_cudnn_sdp(False)
         self.device = device
         worker = WorkerSettings(dtype=dtype, slots=40, max_batch_images=_BATCH, **settings)
         self._replica = FlorenceReplica(Located(str(folder), None), worker, device)

@@ -67,7 +67,7 @@ def run_node(settings: Settings, device: str, name: str) -> int:
     presence = Presence(redis, vitals, worker=worker, device=device, model=asked, health=probes.start())
     presence.start()
     engine = start_engine(settings.worker, device, store, stop_broken, metrics.batch_ran)
-    presence.model, presence.execution = engine.model, engine.execution
+    presence.model, presence.execution = engine.model, lambda: engine.execution
     metrics.describe(device, engine.model)
     ledger = Ledger(redis, settings)
     dead_letters = DeadLetters(redis, settings.dead_letters.max_letters)

@@ -43,13 +43,14 @@ class Stream:
 
 
 class Graph:
+    cuda: "StandInCuda"
+
     def __init__(self) -> None:
         self.tape: list[tuple[Any, Sequence[Any], dict[str, Any], Any]] | None = None
-        self.replays = 0
 
     def replay(self) -> None:
         assert self.tape is not None, "nothing was captured"
-        self.replays += 1
+        self.cuda.replays += 1
         for function, args, kwargs, result in self.tape:
             again = function(*args, **kwargs)
             inputs = {_address(each) for each in _tensors((args, kwargs))}
@@ -80,7 +81,7 @@ class StandInCuda(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.default = self.stream = Stream()
-        self.captured: list[Graph] = []
+        self.captures = self.replays = 0
         self.fails_at: int | None = None
         """How many captures go well before one fails."""
         self._capturing: Graph | None = None
@@ -121,7 +122,7 @@ class StandInCuda(TorchDispatchMode):
         assert self._capturing is None, "two captures at a time"
         if self._pools[pool] == 0:
             raise RuntimeError("use_count > 0 INTERNAL ASSERT FAILED")
-        if self.fails_at == len(self.captured):
+        if self.fails_at == self.captures:
             raise torch.OutOfMemoryError("CUDA out of memory, in the middle of a capture")
         self._pools[pool] = max(self._pools[pool], 0) + 1
         weakref.finalize(graph, self._leave, pool)
@@ -130,7 +131,7 @@ class StandInCuda(TorchDispatchMode):
             yield
         finally:
             self._capturing = None
-        self.captured.append(graph)
+        self.captures += 1
 
     def _leave(self, pool: int) -> None:
         self._pools[pool] -= 1
@@ -152,11 +153,11 @@ def stand_in_cuda() -> Iterator[StandInCuda]:
     cuda = StandInCuda()
     # It keeps the constructors that it finds in torch when it is asked first.
     torch.utils._device._device_constructors()
-    event = type("BoundEvent", (Event,), {"cuda": cuda})
+    graph, event = (type(f"Bound{each.__name__}", (each,), {"cuda": cuda}) for each in (Graph, Event))
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
         for name, value in (
             ("graph", cuda.graph),
-            ("CUDAGraph", Graph),
+            ("CUDAGraph", graph),
             ("Event", event),
             ("Stream", Stream),
             ("stream", cuda.on),

@@ -36,13 +36,13 @@ class Sums:
 def test_batches_of_every_size_are_captured_or_padded_to_one_that_is(cuda: StandInCuda, most: int) -> None:
     sums = Sums(most)
     sums.batch.capture()
-    called, captured = len(sums.sizes), len(cuda.captured)
+    called, captured = len(sums.sizes), cuda.captures
     assert captured <= 9
     for count in range(1, most + 1):
         values = torch.randint(99, (count, 3))
         assert torch.equal(sums.batch(values, torch.arange(count)), values.sum(1))
     assert len(sums.sizes) == called
-    assert len(cuda.captured) == captured
+    assert cuda.captures == captured
 
 
 def test_what_a_batch_is_padded_with_touches_nobody(cuda: StandInCuda) -> None:

@@ -62,7 +62,7 @@ def test_every_step_that_fits_the_caches_has_a_graph_which_has_room_for_it(
     decoder = Steps(slots, room, by_length=by_length)
     stepper = graph_stepper(decoder)
     stepper.warm_up()
-    called, captured = len(decoder.called), len(cuda.captured)
+    called, captured = len(decoder.called), cuda.captures
     lengths = {IMAGE_TOKENS + 1, 79, 80, 81, 127, 128, 129, room.prompt_tokens}
     for shape in product({1, 2, 7, 8, 9, 33, slots}, lengths, {1, 31, 32, 33, 129, room.tokens}):
         needed = extent(*shape)
@@ -73,16 +73,16 @@ def test_every_step_that_fits_the_caches_has_a_graph_which_has_room_for_it(
         assert serves.is_within(extent(slots, *room))
         assert serves.slots < 2 * max(needed.slots, 5)
         stepper.step(needed)
-    assert (len(decoder.called), len(cuda.captured)) == (called, captured)
+    assert (len(decoder.called), cuda.captures) == (called, captured)
 
 
 def test_there_are_few_graphs_and_fewer_where_attention_goes_by_length() -> None:
     with stand_in_cuda() as cuda:
         graph_stepper(Steps(512)).warm_up()
-        assert len(cuda.captured) == 7 * 2 * 4
+        assert cuda.captures == 7 * 2 * 4
     with stand_in_cuda() as cuda:
         graph_stepper(Steps(512, by_length=True)).warm_up()
-        assert len(cuda.captured) == 7 * 4
+        assert cuda.captures == 7 * 4
 
 
 def test_keys_of_captured_prompts_divide_well(cuda: StandInCuda) -> None:
@@ -95,13 +95,13 @@ def test_what_is_longer_than_anything_captured_is_called_and_nothing_is_captured
     decoder = Steps(16, Room(100, 40))
     stepper = graph_stepper(decoder)
     stepper.warm_up()
-    captured = len(cuda.captured)
+    captured = cuda.captures
     decoder.called.clear()
     longer = [extent(3, 101, 5), extent(3, 80, 41)]
     for needed in longer * 3:
         stepper.step(needed)
     assert decoder.called == longer * 3
-    assert len(cuda.captured) == captured
+    assert cuda.captures == captured
 
 
 def test_without_graphs_steps_are_called_just_as_they_are(cuda: StandInCuda) -> None:

@@ -78,7 +78,7 @@ def test_what_it_says_follows_what_it_does(
     vitals = Vitals()
     presence = present(redis, vitals)
     presence.model = ModelFacts(id="arno-large", revision="abc", dtype="bfloat16")
-    presence.execution = "triton, graphs"
+    presence.execution = lambda: "triton, graphs"
     vitals.phase = Phase.WORKING
     with vitals.chunk():
         working = said(redis, lambda state: state.chunks_in_flight, "a chunk is in flight")
@@ -98,7 +98,8 @@ def test_an_error_that_it_tells_of_is_one_short_line_without_secrets(
     redis: RedisClient, present: Callable[[RedisClient, Vitals], Presence]
 ) -> None:
     presence = present(redis, Vitals())
-    presence.execution = "plain, without graphs: s3://key:hush@models/large:\n  out of memory\r\n" + "x" * 1000
+    words = "plain, without graphs: s3://key:hush@models/large:\n  out of memory\r\n" + "x" * 1000
+    presence.execution = lambda: words
     state = said(redis, lambda state: state.execution, "it computes")
     assert state.execution.startswith("plain, without graphs: s3://***@models/large: out of memory xxx")
     assert len(state.execution) == 300

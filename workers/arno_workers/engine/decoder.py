@@ -120,9 +120,9 @@ class Decoder:
         return _Ban(self.beams, extent, self._rules) if self._rules.no_repeat_ngram_size else None
 
     def _say(self, slots: Tensor, position: int, token: int, keys: Tensor, values: Tensor) -> None:
-        """Takes in a token that every sequence begins with: once for all beams, and without asking what comes next.
+        """Takes in the token that every sequence begins with: once for all beams, and without asking what comes next.
 
-        It stands alone, or behind nothing that differs, so that its attention to itself is its own value.
+        Nothing stands before it, so that its attention is its own value.
         """
         weights, functions = self._weights, self._weights.functions
         count, heads, width = slots.shape[0], weights.heads, weights.width

@@ -105,8 +105,15 @@ class FlorenceReplica:
         self._look: Callable[[Tensor], Tensor] = self._features
         size = (self.limits.vision_images, self._recipe.height, self._recipe.width)
         self._uploads: Uploads = CopyStream(*size, device) if is_cuda(device) else Stacked()
-        self.execution = functions.name
+        self._kernels, self._graphs = functions.name, ""
+
+    @property
+    def execution(self) -> str:
         """How it computes, in a few words."""
+        lost = "".join(
+            f" but for {beams} beams, which were asked for more than usual" for beams in self._banks.called()
+        )
+        return f"{self._kernels}{self._graphs}{lost}"
 
     @property
     def appetite_images(self) -> int:
@@ -138,12 +145,12 @@ class FlorenceReplica:
             # Greedy is what jobs ask for most often when they ask.
             for num_beams in dict.fromkeys((self._rules.num_beams, 1)):
                 self._banks[num_beams].capture(lengths, most)
-            self.execution += ", graphs"
+            self._graphs = ", graphs"
         except (CaptureFailed, torch.OutOfMemoryError) as error:
             log.error("nothing is captured: every kernel is launched by itself", error=str(error))
             self._look = self._features
             self._banks.drop_graphs()
-            self.execution += f", without graphs: {error}"
+            self._graphs = f", without graphs: {error}"
             self._check_device()
 
     def _check_device(self) -> None:

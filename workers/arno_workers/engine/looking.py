@@ -46,6 +46,8 @@ class Beside:
 
     def __init__(self) -> None:
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        # The model is still being made ready there.
+        self._stream.wait_stream(torch.cuda.current_stream())
         self._under_way: deque[tuple[Sequence[Picture], Any]] = deque()
 
     @contextmanager

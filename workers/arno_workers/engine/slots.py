@@ -40,6 +40,8 @@ class SlotBank:
         device: str,
     ) -> None:
         self.slots, self.runner = decoder.slots, runner
+        self.is_called = False
+        """There were graphs of its steps, and are no more."""
         self._decoder, self._stepper, self._admission = decoder, stepper, admission
         self._rules, self._device = rules, device
         self._standing: dict[int, Request] = {}
@@ -99,6 +101,7 @@ class SlotBank:
         before = caches.moves
         caches.make_room(prompt_tokens, tokens)
         if caches.moves != before and self.runner.drop():
+            self.is_called = True
             log.warning("longer than usual: from now on steps are called", prompt_tokens=prompt_tokens, tokens=tokens)
 
     def _ended(self) -> list[int]:
@@ -152,6 +155,10 @@ class SlotBanks:
     def reset(self) -> None:
         for bank in self._banks.values():
             bank.reset()
+
+    def called(self) -> list[int]:
+        """The numbers of beams whose slots lost their graphs."""
+        return [num_beams for num_beams, bank in list(self._banks.items()) if bank.is_called]
 
     def drop_graphs(self) -> None:
         for bank in self._banks.values():

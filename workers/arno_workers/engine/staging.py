@@ -42,6 +42,9 @@ class CopyStream:
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._places = [torch.empty((most, height, width, 3), dtype=torch.uint8, device=device) for _ in range(2)]
         self._read = [torch.cuda.Event() for _ in range(2)]  # type: ignore[no-untyped-call]
+        for read in self._read:
+            # What was in this memory before may still be in use.
+            read.record()
         self._turn = 0
 
     @contextmanager

@@ -1,6 +1,7 @@
 """Keeps a worker's entry in Redis fresh, for `arno workers` and `arno doctor`."""
 
 import os
+from collections.abc import Callable
 from threading import Event, Thread
 
 from arno_shared import __version__
@@ -27,7 +28,7 @@ class Presence:
         """`health`: the address of the health pages."""
         self.model = model
         """What was asked for; whoever loads the replica sets what it is."""
-        self.execution = ""
+        self.execution: Callable[[], str] = str
         """How the replica computes; set likewise."""
         self._redis, self._vitals = redis, vitals
         self._worker, self._device, self._health = worker, device, health
@@ -72,7 +73,7 @@ class Presence:
             model=redact(model.id),
             revision=model.revision,
             dtype=model.dtype,
-            execution=_line(self.execution),
+            execution=_line(self.execution()),
             phase=vitals.phase.value,
             ailment=redact(vitals.ailment),
             pid=os.getpid(),
