@@ -120,7 +120,8 @@ class WorkerSettings(_Group):
     max_batch_images: int | None = Field(default=None, ge=1)
     """Pictures in one run of the vision tower; unset, what the device's free memory allows."""
     slots: int | None = Field(default=None, ge=1)
-    """Answers that grow at the same time; unset, what the device's free memory allows."""
+    """Answers that grow at the same time, for each number of beams that is asked for; unset, what the device's free
+    memory allows."""
     max_ready_images: int = Field(default=128, ge=1)
     """Decoded pictures that may wait for the engine; fetching pauses above it."""
     drain_s: float = Field(default=60, gt=0)

@@ -65,7 +65,8 @@ def trials(name: str, config: Any) -> Iterator[Trial]:
     if name == "mix":
         yield from (_mix(channels, branch) for channels, _, _ in stages for branch in (False, True))
     elif name == "window_attention":
-        yield from (_windows(channels, heads, vision.window_size) for channels, heads, _ in stages)
+        for channels, heads, _ in stages:
+            yield from (_windows(channels, heads, vision.window_size, beyond) for beyond in (0, 1))
     elif name == "channel_attention":
         yield from (_channels(channels, groups, vision.window_size) for channels, _, groups in stages)
     elif name == "feed_forward":
@@ -77,7 +78,7 @@ def trials(name: str, config: Any) -> Iterator[Trial]:
         yield _candidates(text.vocab_size)
     elif name == "attention":
         heads = text.decoder_attention_heads
-        yield from (_attention(heads, text.d_model // heads, beams) for beams in (1, 3))
+        yield from (_attention(heads, text.d_model // heads, beams) for beams in (1, 3, 5))
 
 
 def _mix(channels: int, has_branch: bool) -> Trial:
@@ -99,9 +100,11 @@ def _weights(numbers: Numbers, channels: int) -> AttentionWeights:
     )
 
 
-def _windows(channels: int, heads: int, size: int) -> Trial:
+def _windows(channels: int, heads: int, size: int, beyond: int) -> Trial:
+    """Two windows, which reach so far beyond the picture."""
+
     def trial(functions: Functions, numbers: Numbers) -> Sequence[Tensor]:
-        x, weights = numbers(_PICTURES, size, 2 * size, channels), _weights(numbers, channels)
+        x, weights = numbers(_PICTURES, size - beyond, 2 * size, channels), _weights(numbers, channels)
         return [functions.window_attention(x, heads, size, (channels // heads) ** -0.5, weights)]
 
     return trial
