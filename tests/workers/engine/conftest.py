@@ -22,6 +22,30 @@ def bundled() -> Any:
     return Florence2ForConditionalGeneration.from_pretrained(BUNDLED / "arno-tiny", dtype=torch.float32).eval()
 
 
+@pytest.fixture(scope="module")
+def processor() -> Any:
+    """The bundled model's."""
+    from transformers import Florence2Processor
+
+    from arno_workers.engine.locate import BUNDLED
+
+    return Florence2Processor.from_pretrained(BUNDLED / "arno-tiny")
+
+
+@pytest.fixture(scope="module")
+def parser(processor: Any) -> Any:
+    """An AnswerParser."""
+    from arno_workers.engine.parsing import AnswerParser
+
+    return AnswerParser(processor)
+
+
+def encode(processor: Any, text: str) -> list[int]:
+    """Token ids, without those that stand around a prompt."""
+    ids: list[int] = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
 ROOT = Path(__file__).parents[3]
 
 Run: TypeAlias = Callable[..., Any]

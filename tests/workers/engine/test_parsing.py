@@ -12,9 +12,9 @@ from transformers import Florence2Processor
 
 from arno_shared.prompts import LOCATION_BINS, TASKS, Answer
 from arno_shared.scenes import make_scene
-from arno_workers.engine.locate import BUNDLED
 from arno_workers.engine.parsing import AnswerParser
 from arno_workers.tiny.lessons import ask
+from tests.workers.engine.conftest import encode
 
 OBJECT_TASKS = [task.token for task in TASKS.values() if task.answer is not Answer.TEXT]
 FOUR = "<loc_1><loc_22><loc_333><loc_999>"
@@ -68,25 +68,10 @@ sizes = st.sampled_from([(1, 1), (3, 7777), (640, 480), (99_999_999, 1)]) | st.t
 
 
 @pytest.fixture(scope="module")
-def processor() -> Any:
-    return Florence2Processor.from_pretrained(BUNDLED / "arno-tiny")
-
-
-@pytest.fixture(scope="module")
-def parser(processor: Any) -> AnswerParser:
-    return AnswerParser(processor)
-
-
-@pytest.fixture(scope="module")
 def fragments(processor: Any) -> list[list[int]]:
     """Token ids of `FRAGMENTS`, and of characters that were cut."""
     cut = [[id_] for char in "é🙂" for id_ in encode(processor, char)]
     return [encode(processor, fragment) for fragment in FRAGMENTS] + cut
-
-
-def encode(processor: Any, text: str) -> list[int]:
-    ids: list[int] = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
 
 
 def value_of(parser: AnswerParser, task: str, ids: Sequence[int], size: tuple[int, int] = (640, 480)) -> Any:
