@@ -83,6 +83,8 @@ def comes_true(condition: Callable[[], object], timeout_s: float) -> bool:
 def test_messages_that_frozen_workers_were_woken_for_are_done_by_others(start, producer, pictures) -> None:
     for transport in ("atomic", "stock"):
         idle = [start(f"{transport}-idle{number}", ARNO_BROKER__TRANSPORT=transport) for number in range(3)]
+        # Frozen before it waits, a worker is woken for nothing.
+        eventually(lambda: producer.redis.info("clients")["blocked_clients"] >= len(idle), "all of them wait")
         for worker in idle:
             worker.process.send_signal(signal.SIGSTOP)
         uris = pictures(40)
