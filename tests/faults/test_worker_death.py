@@ -3,6 +3,7 @@
 import random
 import signal
 from collections.abc import Callable
+from functools import partial
 from threading import Event
 
 import pytest
@@ -80,11 +81,16 @@ def comes_true(condition: Callable[[], object], timeout_s: float) -> bool:
     return True
 
 
+def waiting_for_redis(producer: Producer, count: int) -> bool:
+    blocked: int = producer.redis.info("clients")["blocked_clients"]
+    return blocked >= count
+
+
 def test_messages_that_frozen_workers_were_woken_for_are_done_by_others(start, producer, pictures) -> None:
     for transport in ("atomic", "stock"):
         idle = [start(f"{transport}-idle{number}", ARNO_BROKER__TRANSPORT=transport) for number in range(3)]
         # Frozen before it waits, a worker is woken for nothing.
-        eventually(lambda: producer.redis.info("clients")["blocked_clients"] >= len(idle), "all of them wait")
+        eventually(partial(waiting_for_redis, producer, len(idle)), "all of them wait")
         for worker in idle:
             worker.process.send_signal(signal.SIGSTOP)
         uris = pictures(40)
