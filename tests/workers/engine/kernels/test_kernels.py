@@ -11,10 +11,15 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
+from arno_workers.engine.kernels.add_norm import add_norm
 from arno_workers.engine.kernels.candidates import candidates
+from arno_workers.engine.kernels.channels import channels
 from arno_workers.engine.kernels.cross_attention import cross_attention
+from arno_workers.engine.kernels.linear_gelu import linear_gelu
 from arno_workers.engine.kernels.log_normalizer import log_normalizer
+from arno_workers.engine.kernels.mix import mix
 from arno_workers.engine.kernels.own_attention import own_attention
+from arno_workers.engine.kernels.windows import windows
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="kernels run on the CUDA device")
 
@@ -77,8 +82,40 @@ def _candidates(dtype: torch.dtype) -> Tensor:
     return candidates(logits, torch.zeros(SLOTS * BEAMS), 6)[0]
 
 
+def _mix(dtype: torch.dtype) -> Tensor:
+    x, weight, vector = torch.zeros(1, 4, 6, 128, dtype=dtype), torch.zeros(9, 128, dtype=dtype), torch.zeros(128)
+    return mix(x, x, weight, *[vector.to(dtype)] * 3, 1e-5)[1]
+
+
+def _windows(dtype: torch.dtype) -> Tensor:
+    return windows(torch.zeros(1, 12, 24, 3 * 128, dtype=dtype), 4, 12, 32**-0.5)
+
+
+def _linear_gelu(dtype: torch.dtype) -> Tensor:
+    return linear_gelu(*(torch.zeros(shape, dtype=dtype) for shape in ((64, 512), (2048, 512), (2048,))))
+
+
+def _add_norm(dtype: torch.dtype) -> Tensor:
+    x, vector = torch.zeros(5, 768, dtype=dtype), torch.zeros(768, dtype=dtype)
+    return add_norm(x, x, vector, vector, 1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("call", [_mix, _windows, _linear_gelu])
+def test_a_kernel_of_the_tower_compiles_in_half_precision(
+    hopper: Hopper, call: Callable[[torch.dtype], Tensor], dtype: torch.dtype
+) -> None:
+    call(dtype)
+    assert len(hopper.launched) == 1
+
+
+def test_the_kernels_of_channel_attention_compile(hopper: Hopper) -> None:
+    channels(torch.zeros(1, 100, 3 * 128, dtype=torch.bfloat16), 4)
+    assert len(hopper.launched) == 2
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-@pytest.mark.parametrize("call", [_cross_attention, _own_attention, _log_normalizer, _candidates])
+@pytest.mark.parametrize("call", [_add_norm, _cross_attention, _own_attention, _log_normalizer, _candidates])
 def test_a_kernel_compiles(hopper: Hopper, call: Callable[[torch.dtype], Tensor], dtype: torch.dtype) -> None:
     call(dtype)
     assert len(hopper.launched) == 1
