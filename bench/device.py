@@ -14,6 +14,7 @@ It runs in a bare checkout, with shared, workers and producer on PYTHONPATH: doc
 
 import argparse
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -79,11 +80,21 @@ def run(options: argparse.Namespace, arguments: Sequence[str], work: Path) -> No
             process.kill()
 
 
+def pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
+    return text
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", type=lambda names: names.split(","), default=list(PARTS), help=", ".join(PARTS))
-    parser.add_argument("--only", default="", help="a regular expression: of each part, only pieces with such names")
+    parser.add_argument(
+        "--only", default="", type=pattern, help="a regular expression: of each part, only pieces with such names"
+    )
     parser.add_argument("--budget", type=float, default=460, help="seconds for all of them")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--tiny", action="store_true", help="small sizes, whose figures mean nothing")

@@ -19,7 +19,7 @@ from device_run.machine import Machine, Skipped
 from device_run.part import Part
 from device_run.report import TAIL_LINES, write
 
-DEVICE_LOST = 70
+DEVICE_LOST, NO_DEVICE = 70, 72
 BLOCKING = "CUDA_LAUNCH_BLOCKING"
 
 
@@ -29,6 +29,8 @@ def run_child(part: Part, machine: Machine, state_file: Path) -> None:
     try:
         # While the part before still has the device.
         part.load()
+        if machine.on_cuda and not _sees_cuda():
+            os._exit(NO_DEVICE)
         state_file.with_suffix(".ready").touch()
         if ends_s := sys.stdin.readline():
             machine.ends_s = float(ends_s)
@@ -70,6 +72,12 @@ def run_piece(run: Callable[[], Any]) -> dict[str, Any]:
         lines = "".join(traceback.format_exception(error)).splitlines()[-TAIL_LINES:]
         outcome = {"error": f"{type(error).__name__}: {error}"[:600], "traceback": [line[:300] for line in lines]}
     return {"seconds": perf_counter() - began_s, **outcome}
+
+
+def _sees_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _device_works() -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from time import monotonic, sleep, time
 from typing import Any
 
-from device_run.child import BLOCKING, DEVICE_LOST
+from device_run.child import BLOCKING, DEVICE_LOST, NO_DEVICE
 from device_run.part import Part
 from device_run.report import is_bad, tail_of, write
 
@@ -56,6 +56,8 @@ class PartProcess:
         give_up_s = monotonic() + _IMPORT_S
         while not self._ready.exists() and self._process.poll() is None and monotonic() < give_up_s:
             sleep(0.02)
+        if self._process.poll() == NO_DEVICE:
+            sys.exit("torch sees no CUDA device; --device cpu --tiny runs what a CPU can run, in small")
 
     def state(self) -> dict[str, Any]:
         found: dict[str, Any] = {"pieces": {}}

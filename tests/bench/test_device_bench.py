@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.acceptance.fork_server import FLORENCE, fork_server
 
@@ -197,6 +198,21 @@ def test_an_unknown_part_is_an_error_that_names_the_others() -> None:
     )
     assert done.returncode == 2
     assert "there is no part luck; there are facts, first_contact" in done.stderr
+
+
+def test_an_expression_that_is_none_is_an_error_that_shows_it() -> None:
+    command = [sys.executable, str(BENCH / "device.py"), "--only", "(", "--parts", "facts"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "'(' is no regular expression" in done.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_device_it_says_so_and_ends(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCH / "device.py"), "--parts", "facts,switches", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "torch sees no CUDA device; --device cpu --tiny runs what a CPU can run, in small\n"
 
 
 def test_the_engine_is_held_against_the_best_of_transformers() -> None:

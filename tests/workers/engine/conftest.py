@@ -40,6 +40,24 @@ def parser(processor: Any) -> Any:
     return AnswerParser(processor)
 
 
+def fail_in_the_middle(replica: Any, pictures: Any, turns: int = 4) -> None:
+    """Answers these until something fails after so many turns, and resets the replica."""
+    run, left = replica.run, turns
+
+    def fails_later(work: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise RuntimeError("a step failed")
+        return run(work)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replica, "run", fails_later)
+        with pytest.raises(RuntimeError, match="a step failed"):
+            replica.answer_all(pictures)
+    replica.reset()
+
+
 def encode(processor: Any, text: str) -> list[int]:
     """Token ids, without those that stand around a prompt."""
     ids: list[int] = processor.tokenizer(text, add_special_tokens=False)["input_ids"]

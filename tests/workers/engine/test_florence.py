@@ -26,8 +26,9 @@ from arno_workers.engine.florence import FlorenceReplica
 from arno_workers.engine.locate import Located
 from arno_workers.engine.loop import EngineLoop
 from arno_workers.engine.regions import quantize
-from arno_workers.engine.scheduler import Picture, Request, Work
+from arno_workers.engine.scheduler import Picture, Request
 from arno_workers.engine.vision import VisionTower
+from tests.workers.engine.conftest import fail_in_the_middle
 from tests.workers.engine.odd_models import ODD_MODELS, TINY, Expected, OddModel, Reference, save, with_generation
 
 LIMIT = 48
@@ -502,20 +503,7 @@ def test_after_a_failure_and_a_reset_answers_are_what_they_were(
 ) -> None:
     """Slots that were in the middle of an answer end nobody else's."""
     work = [(_picture(n), [_ask(replica, _picture(n), prompt, 3) for prompt in PROMPTS]) for n in range(4)]
-    run, calls = replica.run, 0
-
-    def fails_later(planned: Work) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls > 4:
-            raise RuntimeError("a step failed")
-        return run(planned)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(replica, "run", fails_later)
-        with pytest.raises(RuntimeError, match="a step failed"):
-            replica.answer_all(_pictures(replica, work))
-    replica.reset()
+    fail_in_the_middle(replica, _pictures(replica, work))
     for n, answers in enumerate(_answers(replica, work)):
         for prompt, answer in zip(PROMPTS, answers, strict=True):
             _check(answer, expected(3)[n, prompt.task, 3])

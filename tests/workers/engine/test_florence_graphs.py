@@ -22,7 +22,8 @@ from arno_workers.engine.decoder import Decoder
 from arno_workers.engine.florence import FlorenceReplica
 from arno_workers.engine.locate import Located
 from arno_workers.engine.precision import keep_float32
-from arno_workers.engine.scheduler import Picture, Request, Work
+from arno_workers.engine.scheduler import Picture, Request
+from tests.workers.engine.conftest import fail_in_the_middle
 from tests.workers.engine.cuda_stand_in import stand_in_cuda
 from tests.workers.engine.odd_models import TINY
 
@@ -119,7 +120,7 @@ def test_pictures_that_are_looked_at_beside_the_steps_are_answered_alike(capture
             replica.capture()
         assert replica.limits.looks_ahead
         found = _answers(replica, 5)
-        _fail_in_the_middle(replica)
+        fail_in_the_middle(replica, _work(replica, count=4))
         again = _answers(replica, 5)
     _check(found, expected)
     _check(again, expected)
@@ -203,25 +204,8 @@ def test_answers_after_a_reset_are_what_they_were() -> None:
     with stand_in_cuda():
         replica = _captured(slots=6)
         expected = _answers(replica, 3)
-        _fail_in_the_middle(replica)
+        fail_in_the_middle(replica, _work(replica, count=4))
         _check(_answers(replica, 3), expected)
-
-
-def _fail_in_the_middle(replica: FlorenceReplica) -> None:
-    run, steps = replica.run, 0
-
-    def fails_later(work: Work) -> Any:
-        nonlocal steps
-        steps += 1
-        if steps > 4:
-            raise RuntimeError("a step failed")
-        return run(work)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(replica, "run", fails_later)
-        with pytest.raises(RuntimeError, match="a step failed"):
-            replica.answer_all(_work(replica, count=4))
-    replica.reset()
 
 
 @pytest.mark.gpu
@@ -264,7 +248,7 @@ def test_on_cuda_a_capture_that_fails_leaves_a_replica_that_works(monkeypatch: p
 def test_on_cuda_answers_after_a_reset_are_what_they_were() -> None:
     replica = _captured(6, "cuda")
     expected = _answers(replica, count=12)
-    _fail_in_the_middle(replica)
+    fail_in_the_middle(replica, _work(replica, count=4))
     _check(_answers(replica, count=12), expected)
 
 

@@ -56,8 +56,10 @@ class CopyStream:
             for row, picture in zip(place[: len(pictures)], pictures, strict=True):
                 row.copy_(picture, non_blocking=True)
         torch.cuda.current_stream().wait_stream(self._stream)
-        yield place[: len(pictures)]
-        read.record()
+        try:
+            yield place[: len(pictures)]
+        finally:
+            read.record()
 
 
 class Arrival:
