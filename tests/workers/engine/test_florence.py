@@ -499,7 +499,7 @@ def test_a_picture_is_looked_at_once_and_forgotten(monkeypatch: pytest.MonkeyPat
 
 
 def test_after_a_failure_and_a_reset_answers_are_what_they_were(
-    replica: FlorenceReplica, expected: Callable[[int], dict[Key, Expected]], monkeypatch: pytest.MonkeyPatch
+    replica: FlorenceReplica, expected: Callable[[int], dict[Key, Expected]]
 ) -> None:
     """Slots that were in the middle of an answer end nobody else's."""
     work = [(_picture(n), [_ask(replica, _picture(n), prompt, 3) for prompt in PROMPTS]) for n in range(4)]
