@@ -17,7 +17,7 @@ from arno_shared.delivery.compatibility import check_kombu
 from arno_shared.delivery.hands import Hands, sweep_every_s
 from arno_shared.errors import HouseError
 from arno_shared.messages import SCHEMA_VERSION, Chunk
-from arno_shared.names import TASK_NAME, Lane, lists, queues
+from arno_shared.names import TASK_NAME, Lane, lists, queues, task_id
 from arno_shared.redis_client import RedisClient, connection_options, redis_away
 from arno_shared.redis_url import Host, RedisUrl, parse_redis_url
 from arno_shared.settings import Settings
@@ -121,12 +121,15 @@ class Sender:
     def __init__(self, app: Celery) -> None:
         self._app = app
 
-    def send_chunk(self, chunk: Chunk, lane: Lane, traceparent: str | None = None) -> None:
-        """Enqueues a chunk; `traceparent` is of the trace that it belongs to, by default the caller's own.
+    def send_chunk(self, chunk: Chunk, lane: Lane) -> None:
+        """Enqueues a chunk. Raises HouseError; the message may have arrived all the same, which is harmless."""
+        self.send_message(chunk.to_wire(), lane, task_id(chunk.job_id, chunk.index, chunk.attempt))
 
-        Raises HouseError; the message may have arrived all the same, which is harmless.
+    def send_message(self, message: dict[str, Any], lane: Lane, task_id: str, traceparent: str | None = None) -> None:
+        """Enqueues a chunk as it travels; `traceparent` is of the trace that it belongs to, or the caller's own.
+
+        Raises as `send_chunk` does.
         """
-        task_id = f"{chunk.job_id}.{chunk.index}.{chunk.attempt}"
         with tracing.span(
             "arno.send",
             "producer",
@@ -136,7 +139,7 @@ class Sender:
             messaging__destination__name=lane.queue,
             messaging__message__id=task_id,
         ):
-            self.send_raw(lane, TASK_NAME, [], chunk.to_wire(), task_id)
+            self.send_raw(lane, TASK_NAME, [], message, task_id)
 
     def send_raw(
         self, lane: Lane, task: str, args: list[Any], kwargs: dict[str, Any], task_id: str | None = None

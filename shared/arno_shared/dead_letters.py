@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
+from arno_shared.errors import InvalidRequest
 from arno_shared.messages import AnyText, Chunk, WireModel
 from arno_shared.names import DEAD_LETTERS, TASK_NAME, Lane
 from arno_shared.redis_client import RedisClient, redis_away
@@ -36,27 +37,44 @@ class DeadLetter(WireModel):
     raw: AnyText
     """The message in full: JSON of `args` and `kwargs`, or the body as it came when that cannot be read."""
     task: str = TASK_NAME
+    message_id: str | None = None
+    """Under which a `message` came: replayed, it is the same."""
     lane: Lane = Lane.BULK
     images: int = 0
     job_id: str | None = None
     index: int | None = None
     attempt: int | None = None
+    positions: tuple[int, ...] = ()
+    """For `images`: their places in the chunk as it was first sent, where they are known."""
     failed_by_code: dict[str, int] = Field(default_factory=dict)
     """For `images`: how they are counted in the ledger."""
     worker: str
     at: datetime = Field(default_factory=lambda: datetime.now(UTC))
 
     @classmethod
-    def of_chunk(cls, kind: LetterKind, chunk: Chunk, **fields: Any) -> "DeadLetter":
+    def of_chunk(cls, kind: LetterKind, chunk: Chunk, raw: str | None = None, **fields: Any) -> "DeadLetter":
+        """`raw`: its message as it came, where that is not what the chunk says."""
         return cls(
             kind=kind,
-            raw=json.dumps({"args": [], "kwargs": chunk.to_wire()}, ensure_ascii=False),
+            raw=raw or json.dumps({"args": [], "kwargs": chunk.to_wire()}, ensure_ascii=False),
             images=len(chunk.images),
             job_id=chunk.job_id,
             index=chunk.index,
             attempt=chunk.attempt,
+            positions=chunk.positions,
             **fields,
         )
+
+    def chunk(self) -> Chunk:
+        """What was given up. Raises InvalidRequest when this version cannot read it."""
+        try:
+            chunk = Chunk.model_validate(json.loads(self.raw)["kwargs"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InvalidRequest(
+                f"a dead letter of job {self.job_id!r} cannot be read by this version: replay it with the one that "
+                "wrote it, or purge it"
+            ) from error
+        return chunk.model_copy(update={"positions": self.positions})
 
 
 class FiledLetter(NamedTuple):

@@ -7,8 +7,6 @@ chunk it came from (`ledger/scripts/commit.lua`), scored by the server's clock, 
 
 from arno_shared.broker import Sender
 from arno_shared.ledger import Ledger
-from arno_shared.messages import Chunk
-from arno_shared.names import Lane
 
 
 def release_due(ledger: Ledger, sender: Sender) -> int:
@@ -18,6 +16,6 @@ def release_due(ledger: Ledger, sender: Sender) -> int:
     """
     due_messages = ledger.due()
     for due in due_messages:
-        sender.send_chunk(Chunk.model_validate(due.message), Lane(due.lane), due.traceparent)
+        sender.send_message(due.message, due.lane, due.task_id, due.traceparent)
         ledger.sent(due)
     return len(due_messages)

@@ -4,6 +4,7 @@ Any Celery client can send it (protocol v2, JSON, task `arno.annotate`), as keyw
 object. Only `images` and `prompts` are required; strings stand for both.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -44,6 +45,9 @@ MAX_NEW_TOKENS = 4096
 MAX_CHUNKS = 2**27
 """Chunks in a job: a ledger bitmap of at most 16 MB, whatever a message says."""
 
+
+MAX_ATTEMPTS = 1000
+"""At a chunk, replays included."""
 
 _SHOWN_NAME_CHARS = 80
 _MOST_FINDINGS = 5
@@ -177,7 +181,7 @@ class TaskMessage(WireModel):
     generation: GenerationOptions = GenerationOptions()
     job_id: JobId | None = None
     index: int | None = Field(default=None, ge=0, lt=MAX_CHUNKS)
-    attempt: int = Field(default=1, ge=1, le=1000)
+    attempt: int = Field(default=1, ge=1, le=MAX_ATTEMPTS)
     schema_version: int = Field(default=SCHEMA_VERSION, ge=1, le=SCHEMA_VERSION)
 
 
@@ -237,13 +241,43 @@ class Chunk(WireModel):
     attempt: int = 1
     schema_version: int = SCHEMA_VERSION
 
+    positions: tuple[int, ...] = ()
+    """Of a later attempt: each image's place in the chunk as it was first sent, where that is known. It does not
+    travel: the ledger notes it with what was put off."""
+
+    def position(self, place: int) -> int | None:
+        """Of the image at this place, in the chunk as it was first sent."""
+        if self.positions:
+            return self.positions[place]
+        return place if self.attempt == 1 else None
+
+    @property
+    def digest(self) -> str:
+        """Of what is asked: two chunks of one name with different ones are different work."""
+        asked = self.model_dump_json(include={"images", "prompts", "output", "generation"})
+        return hashlib.sha256(asked.encode()).hexdigest()[:24]
+
     def to_wire(self) -> dict[str, Any]:
         """As Celery keyword arguments. What stands at its default is left out: a hundred million images add up."""
-        return self.model_dump(mode="json", exclude_defaults=True) | {"schema_version": self.schema_version}
+        wire = self.model_dump(mode="json", exclude_defaults=True, exclude={"positions"})
+        return wire | {"schema_version": self.schema_version}
 
-    def retry_of(self, images: Sequence[ImageRef]) -> "Chunk":
+    def only(self, places: Sequence[int]) -> "Chunk":
+        """The same attempt, of the images at these places."""
+        positions = [self.position(place) for place in places]
+        known = tuple(position for position in positions if position is not None)
+        return self.model_copy(
+            update={
+                "images": tuple(self.images[place] for place in places),
+                "positions": known if len(known) == len(positions) else (),
+            }
+        )
+
+    def retry_of(self, images: Sequence[ImageRef], positions: Sequence[int] = ()) -> "Chunk":
         """The next attempt, of some of its images."""
-        return self.model_copy(update={"images": tuple(images), "attempt": self.attempt + 1})
+        return self.model_copy(
+            update={"images": tuple(images), "positions": tuple(positions), "attempt": self.attempt + 1}
+        )
 
 
 def raw_message(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Every Redis key, queue, stream and object name, made in this one file."""
 
+import hashlib
 import re
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -23,6 +24,9 @@ UNACKED = "unacked"
 
 UNACKED_INDEX = "unacked_index"
 """Sorted set of those delivery tags, scored by when their lease was last renewed, by the server's clock."""
+
+LIVE = "arno:live"
+"""Sorted set of the ids of jobs that have not ended, scored by when each is given up if nothing is heard of it."""
 
 WORKERS = "arno:workers"
 """Sorted set of workers' names, scored by when each was last heard of, by the server's clock."""
@@ -88,24 +92,35 @@ class JobKeys(NamedTuple):
     job: str
     """Hash: state, counters and terms."""
     committed: str
-    """Bitmap: bit `index` is set once the chunk's first attempt is committed."""
-    retried: str
-    """Set of `index.attempt`: later attempts that are committed."""
+    """Bitmap: bit `index` is set once the chunk's first attempt is committed. A part of the tombstone."""
+    commits: str
+    """Sorted set of `index.attempt`, in the order in which they were committed: later attempts, and all attempts at
+    what came in messages."""
     put_off: str
     """Hash `index.attempt` → message: attempts still to be made of images that were put off, and chunks that wait for
-    their job to go on."""
+    their job to go on, or to be sent."""
     buried: str
-    """Hash `index.attempt` → images: chunks that were dead-lettered whole, without a commit."""
+    """Hash `index.attempt` → `images:letter`: chunks that were dead-lettered whole, without a commit."""
     loose: str
-    """Hash message id → index, for messages that name a job but no index."""
+    """Hash of what came in messages of others: `#index` → digest of what was asked, and `message id digest` → the index
+    that a message got which named none."""
     begun: str
-    """Hash `index.attempt` → times begun without an end, and `index.attempt/position` → times that this image, alone
-    in a worker, was begun without an end."""
+    """Hash `index.attempt` → how many holders of it are gone, and the tags of those that may live;
+    `index.attempt/position` → the same of this image, alone in a worker; `index.attempt/restored`: see `restored`."""
+    restored: str
+    """Bitmap: bit `index` is set while a chunk is known by its result object alone, and was perhaps never announced."""
+    tombstone: str
+    """Hash: what a job was that the ledger has let go."""
 
 
 def job_keys(job_id: str) -> JobKeys:
     job = f"arno:job:{job_id}"
     return JobKeys(job, *(f"{job}:{field}" for field in JobKeys._fields[1:]))
+
+
+def place_key(prefix: str) -> str:
+    """Whose an output prefix is: the id of the job that has results there."""
+    return f"arno:place:{hashlib.sha256(prefix.encode()).hexdigest()[:32]}"
 
 
 def worker_key(worker: str) -> str:
@@ -123,14 +138,15 @@ def suspect_field(index: int, attempt: int, what: int | str) -> str:
     return f"{attempt_field(index, attempt)}/{what}"
 
 
-def delayed_member(job_id: str, index: int, attempt: int) -> str:
-    return f"{job_id}/{attempt_field(index, attempt)}"
-
-
 def split_delayed_member(member: str) -> tuple[str, str]:
     """→ job id, attempt field."""
     job_id, _, field = member.rpartition("/")
     return job_id, field
+
+
+def task_id(job_id: str, index: int, attempt: int) -> str:
+    """Of the Celery message that asks for an attempt: who has it sent is the ledger, or a producer."""
+    return f"{job_id}.{attempt_field(index, attempt)}"
 
 
 def event_id(job_id: str, index: int, attempt: int) -> str:

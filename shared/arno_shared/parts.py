@@ -90,6 +90,7 @@ def _parquet_schema() -> "pa.Schema":
     columns: dict[str, Any] = {
         "job_id": text,
         "index": whole,
+        "position": whole,
         "attempts": whole,
         "image": struct({**image, "width": whole, "height": whole, "format": text}),
         "status": text,

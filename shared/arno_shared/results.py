@@ -105,6 +105,9 @@ class ResultRow(WireModel):
     job_id: str
     index: int
     """The chunk that the image came in."""
+    position: int | None = None
+    """The image's place in that chunk, from 0, in every attempt the same. None in rows of versions that did not say it,
+    and after the loss of what was noted when it was put off."""
     attempts: int
     """How many times it took, across chunks put off."""
     image: ImageFacts

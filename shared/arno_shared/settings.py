@@ -67,7 +67,7 @@ class RetrySettings(_Group):
     """Tries inside the worker, before the image is put off into a new chunk."""
     backoff_s: float = Field(default=0.5, gt=0)
     """Pause after the first try; doubles with each, with jitter."""
-    max_attempts: int = Field(default=3, ge=1)
+    max_attempts: int = Field(default=3, ge=1, le=100)
     """Attempts (chunks) before the image goes to the dead letters."""
     put_off_s: float = Field(default=15, gt=0)
     """Pause before the second attempt; four times as long with each."""
@@ -194,7 +194,9 @@ class Settings(BaseSettings):
     )
     """Where results go when neither the job nor the message says."""
     ledger_retention_s: int = Field(default=7 * 86400, ge=60)
-    """How long a finished job stays in the ledger."""
+    """How long a job that has ended stays in the ledger; for ten times as long, that it was is known."""
+    ledger_abandon_s: int = Field(default=90 * 86400, ge=60)
+    """After how long a job that has not ended, and of which nothing was heard, ends as `incomplete`."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     broker: BrokerSettings = BrokerSettings()

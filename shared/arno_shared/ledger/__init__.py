@@ -1,6 +1,6 @@
 """The ledger: what is known of each job, in Redis, changed only by atomic scripts."""
 
-from arno_shared.ledger.ledger import Begun, Found, Ledger, Outcome, Suspect, Verdict, indices_of
+from arno_shared.ledger.ledger import Begun, Found, Ledger, Message, Opened, Outcome, Suspect, Verdict, indices_of
 from arno_shared.ledger.status import TERMINAL_STATES, JobState, JobStatus
 
 __all__ = [
@@ -10,6 +10,8 @@ __all__ = [
     "JobState",
     "JobStatus",
     "Ledger",
+    "Message",
+    "Opened",
     "Outcome",
     "Suspect",
     "Verdict",

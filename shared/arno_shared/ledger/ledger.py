@@ -11,26 +11,33 @@ from typing import Any, Literal, TypeAlias
 
 from arno_shared import tracing
 from arno_shared.dead_letters import DeadLetter, FiledLetter, LetterKind
-from arno_shared.errors import JobConflict, JobNotFound
+from arno_shared.errors import InvalidRequest, JobConflict, JobNotFound
 from arno_shared.ledger.status import JobState, JobStatus
-from arno_shared.messages import Chunk, Output
+from arno_shared.messages import MAX_ATTEMPTS, MAX_CHUNKS, Chunk, Output
 from arno_shared.names import (
     DEAD_LETTERS,
     DELAYED,
     JOBS,
+    LIVE,
     TOPIC,
+    UNACKED,
     Lane,
     attempt_field,
-    delayed_member,
     job_keys,
+    place_key,
     split_delayed_member,
     suspect_field,
+    task_id,
 )
 from arno_shared.redis_client import RedisClient, redis_away
 from arno_shared.settings import Settings
 from arno_shared.topic import EVENT_TYPE, ChunkEvent
 
 _SEND_WITHIN_S = 30
+_TOMBSTONE_RETENTIONS = 10
+"""How many times as long as an ended job in the ledger its tombstone stays."""
+_SHARED_KEYS = (LIVE, DELAYED, DEAD_LETTERS, TOPIC, UNACKED)
+"""What every script is given after a job's own keys."""
 
 Suspect: TypeAlias = int | Literal["whole"]
 """What runs alone in a worker: an image, by its position in the chunk, or what a chunk is without any."""
@@ -39,8 +46,24 @@ Suspect: TypeAlias = int | Literal["whole"]
 class Verdict(StrEnum):
     GO = "go"
     COMMITTED = "committed"
+    UNSURE = "unsure"
+    """Its index is committed: only the result object can tell whether by this chunk."""
     CANCELLED = "cancelled"
     PAUSED = "paused"
+    CONFLICT = "conflict"
+    """Its job, its index or its output belongs to somebody else's work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Who asks for a chunk, and for what: two messages that ask for different things are different work, whatever they
+    call themselves."""
+
+    id: str
+    digest: str
+    """Of what is asked."""
+    tag: str
+    """Under which it is in hand: a beginning is its holder's until that is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +71,18 @@ class Begun:
     verdict: Verdict
     index: int
     times: int
-    """How often the chunk was begun without an end, this time included: the others cost a worker each."""
+    """How often the chunk was begun without an end by holders that are gone, and this time: the others cost a worker
+    each."""
+    positions: tuple[int, ...] = ()
+    """Of a later attempt: its images' places in the chunk as it was first sent, where they are known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    created: bool
+    state: JobState
+    sealed: bool
+    """All of it was submitted before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,81 +120,119 @@ class Ledger:
     def __init__(self, redis: RedisClient, settings: Settings) -> None:
         self._redis = redis
         self._scripts: dict[str, Any] = {}
-        self._retention_s = settings.ledger_retention_s
+        retention_s = settings.ledger_retention_s
+        self._lives_s = (retention_s, _TOMBSTONE_RETENTIONS * retention_s, settings.ledger_abandon_s)
         self._max_events = settings.topic.max_events
         self._max_letters = settings.dead_letters.max_letters
 
-    def open(self, job_id: str, terms: str, output: Output, lane: Lane) -> bool:
-        """Opens a job, or opens it again; whether it was there before.
+    def open(
+        self, job_id: str, terms: str, output: Output, lane: Lane, *, digest: str = "", owns: bool = False
+    ) -> Opened:
+        """Opens a job, or finds it as it stands: one that is paused or was cancelled stays so.
 
-        Raises JobConflict when the job stands with other terms.
+        `digest`: of all its images, where they are known. `owns`: its record in storage says that the prefix is its
+        own. Raises JobConflict when the id or the prefix is of other work.
         """
-        verdict, standing = self._run(
-            "open", job_id, [JOBS, DELAYED], terms, output.prefix, output.format, lane.value, job_id, self._retention_s
-        )
-        if verdict == b"conflict":
-            raise JobConflict(
-                f"job {job_id!r} exists with other terms; choose another job id, or submit it as it was: "
-                + (standing.decode() or "it was opened by messages of its own, not by a producer")
-            )
-        return bool(verdict == b"resumed")
+        return self._open(job_id, terms, output, lane, digest, owns, goes_on=False)
 
-    def announce(self, job_id: str, chunks: int, images: int, *, sealed: bool) -> None:
-        """How much was submitted so far; `sealed` says that this is all. Raises JobNotFound."""
-        if not self._run("announce", job_id, [], chunks, images, int(sealed), self._retention_s):
-            raise _not_found(job_id)
+    def revive(self, job_id: str, terms: str, output: Output, lane: Lane) -> Opened:
+        """Opens a job that is to go on whatever became of it: what was cancelled, paused, given up whole or ended
+        incomplete runs again. Raises JobConflict as `open` does."""
+        opened = self._open(job_id, terms, output, lane, "", True, goes_on=True)
+        self._run("revive", job_id, lane.value)
+        return opened
+
+    def _open(
+        self, job_id: str, terms: str, output: Output, lane: Lane, digest: str, owns: bool, *, goes_on: bool
+    ) -> Opened:
+        args = (terms, output.prefix, output.format, lane.value, digest, int(owns), int(goes_on))
+        answer = self._run("open", job_id, *args, place=output.prefix, more_keys=[JOBS])
+        word, *more = (part.decode() for part in answer)
+        match word:
+            case "created":
+                return Opened(True, JobState.RUNNING, False)
+            case "standing":
+                return Opened(False, JobState(more[0]), more[1] == "1")
+            case "images":
+                raise JobConflict(
+                    f"job {job_id!r} was submitted with other images: submit the same in the same order, or choose "
+                    "another job id and output"
+                )
+            case "place":
+                raise JobConflict(
+                    f"{output.prefix} holds the results of job {more[0]!r}; choose another output for job {job_id!r}"
+                )
+            case "was":
+                raise JobConflict(
+                    f"job {job_id!r} was {more[0]}: `arno resume {job_id}` brings it back, or choose another job id"
+                )
+            case _:
+                standing = more[0] or "it was opened by messages of its own, or is no longer in the ledger"
+                raise JobConflict(
+                    f"job {job_id!r} exists with other terms; choose another job id, or submit it as it was: {standing}"
+                )
+
+    def announce(self, job_id: str, chunks: int, images: int) -> None:
+        """How much was submitted so far. Raises JobNotFound, and JobConflict when it is sealed, with less."""
+        self._announced(job_id, self._run("announce", job_id, chunks, images, 0, ""))
+
+    def seal(self, job_id: str, chunks: int, images: int, digest: str) -> None:
+        """All was submitted; `digest` is of all its images. Raises JobNotFound, and JobConflict when the ledger knows
+        of more, or of others."""
+        self._announced(job_id, self._run("announce", job_id, chunks, images, 1, digest))
+
+    def _announced(self, job_id: str, answer: bytes) -> None:
+        match answer:
+            case b"gone":
+                raise _not_found(job_id)
+            case b"more":
+                raise JobConflict(f"job {job_id!r} was submitted with more images; submit all of them again")
+            case b"sealed":
+                raise JobConflict(
+                    f"job {job_id!r} was submitted whole, with other images: submit the same in the same order, or "
+                    "choose another job id and output"
+                )
 
     def expect(self, chunk: Chunk, lane: Lane) -> bool:
-        """Opens a job of one chunk, which its sender keeps until it is sent. False when it was sent before.
+        """Opens a job of one chunk, whose sender is about to send it. False when it was sent before.
 
-        Called again it does nothing, so that who died in between may send again. Raises JobConflict when the id is of
-        another job.
+        From then on it is sent, by a worker should its sender die. Called again it does nothing. Raises JobConflict
+        when the id, or the output, is of another job.
         """
         terms = hashlib.sha256(json.dumps(chunk.to_wire(), sort_keys=True).encode()).hexdigest()
-        output = chunk.output
-        verdict = self._run(
-            "expect",
-            chunk.job_id,
-            [],
-            terms,
-            output.prefix,
-            output.format,
-            lane.value,
-            len(chunk.images),
-            self._retention_s,
-        )
+        output, message = chunk.output, _delayed_message(chunk, lane)
+        args = (terms, output.prefix, output.format, lane.value, len(chunk.images), message, _SEND_WITHIN_S)
+        verdict = self._run("expect", chunk.job_id, *args, place=output.prefix)
         if verdict == b"conflict":
-            raise JobConflict(f"job {chunk.job_id!r} exists, and is another; choose another job id")
+            raise JobConflict(
+                f"job {chunk.job_id!r} exists and is another, or {output.prefix} holds another's results; choose "
+                "another job id and output"
+            )
         return bool(verdict == b"send")
 
     def was_sent(self, job_id: str) -> None:
         """The message of a job of one chunk is in its queue."""
-        self._run("sent", job_id, [])
+        self._run("sent", job_id, attempt_field(0, 1))
 
-    def begin(self, job_id: str, index: int | None, attempt: int, message_id: str, output: Output, token: str) -> Begun:
-        """Whether a chunk is to be done, and its index when the message did not say. `token` is this beginning's own:
-        the same call made twice counts once."""
-        verdict, settled_index, times = self._run(
-            "begin",
-            job_id,
-            [],
-            "" if index is None else index,
-            attempt,
-            message_id,
-            output.prefix,
-            output.format,
-            token,
+    def begin(self, job_id: str, index: int | None, attempt: int, message: Message, output: Output) -> Begun:
+        """Whether a chunk is to be done, and its index when the message did not say. The same call made twice counts
+        once."""
+        house = index is not None and message.id == task_id(job_id, index, attempt)
+        args = ("" if index is None else index, attempt, message.id, int(house), message.digest)
+        verdict, settled_index, times, noted = self._run(
+            "begin", job_id, *args, output.prefix, output.format, message.tag, MAX_CHUNKS, place=output.prefix
         )
-        return Begun(Verdict(verdict.decode()), int(settled_index), int(times))
+        positions = json.loads(noted).get("positions", ()) if noted else ()
+        return Begun(Verdict(verdict.decode()), int(settled_index), int(times), tuple(positions))
 
-    def hand_back(self, chunk: Chunk, token: str, what: Suspect | None = None) -> None:
-        """The chunk, or what of it ran alone, goes back unfinished through no fault of its own: the beginning with
-        this token does not count."""
-        self._run("hand_back", chunk.job_id, [], _begun_field(chunk, what), token)
+    def hand_back(self, chunk: Chunk, tag: str, what: Suspect | None = None) -> None:
+        """The chunk, or what of it ran alone, goes back unfinished through no fault of its own: its beginning by the
+        holder of this tag does not count."""
+        self._run("hand_back", chunk.job_id, _begun_field(chunk, what), tag)
 
-    def suspect(self, chunk: Chunk, what: Suspect, token: str) -> int:
+    def suspect(self, chunk: Chunk, what: Suspect, tag: str) -> int:
         """Says that it is about to run alone in a worker; how often it did so without an end, this time included."""
-        return int(self._run("suspect", chunk.job_id, [], _begun_field(chunk, what), token))
+        return int(self._run("suspect", chunk.job_id, _begun_field(chunk, what), tag))
 
     def acquit(self, chunk: Chunk, what: Suspect) -> None:
         """The worker survived it."""
@@ -186,7 +258,6 @@ class Ledger:
             self._run(
                 "commit",
                 chunk.job_id,
-                [TOPIC, DELAYED, DEAD_LETTERS],
                 chunk.index,
                 chunk.attempt,
                 len(chunk.images),
@@ -197,10 +268,8 @@ class Ledger:
                 event,
                 EVENT_TYPE,
                 self._max_events,
-                self._retention_s,
                 len(later.images) if later else 0,
                 _delayed_message(later, outcome.lane) if later else "",
-                delayed_member(later.job_id, later.index, later.attempt) if later else "",
                 outcome.put_off_delay_s,
                 outcome.letter.model_dump_json() if outcome.letter else "",
                 self._max_letters,
@@ -213,7 +282,7 @@ class Ledger:
         with redis_away():
             if chunk.attempt == 1:
                 return bool(self._redis.getbit(keys.committed, chunk.index))
-            return bool(self._redis.sismember(keys.retried, attempt_field(chunk.index, chunk.attempt)))
+            return self._redis.zscore(keys.commits, attempt_field(chunk.index, chunk.attempt)) is not None
 
     def bury(self, chunk: Chunk, letter: DeadLetter) -> bool:
         """Gives the whole chunk up: it has no result object. Returns whether this call was the one."""
@@ -221,7 +290,6 @@ class Ledger:
             self._run(
                 "bury",
                 chunk.job_id,
-                [DEAD_LETTERS],
                 chunk.index,
                 chunk.attempt,
                 len(chunk.images),
@@ -229,51 +297,67 @@ class Ledger:
                 chunk.output.format,
                 letter.model_dump_json(),
                 self._max_letters,
-                self._retention_s,
             )
         )
 
     def replay(self, filed: FiledLetter) -> bool:
-        """Makes the chunk of a letter due again. Returns whether the letter was still there."""
+        """Makes the chunk of a letter due again. Returns whether the letter was still there.
+
+        Raises JobConflict when its job was cancelled, and InvalidRequest when it cannot be read, or was tried as often
+        as can be: the letter stays."""
         letter = filed.letter
-        chunk = Chunk.model_validate(json.loads(letter.raw)["kwargs"])
+        chunk = letter.chunk()
         if letter.kind is LetterKind.IMAGES:
-            chunk = chunk.retry_of(chunk.images)
-        return bool(
-            self._run(
-                "replay",
-                chunk.job_id,
-                [DEAD_LETTERS, DELAYED],
-                filed.entry_id,
-                letter.kind.value,
-                chunk.index,
-                letter.attempt,
-                letter.images,
-                _delayed_message(chunk, letter.lane),
-                delayed_member(chunk.job_id, chunk.index, chunk.attempt),
-                chunk.attempt,
-                chunk.output.prefix,
-                chunk.output.format,
-                *_pairs(letter.failed_by_code),
-            )
+            if chunk.attempt >= MAX_ATTEMPTS:
+                raise InvalidRequest(
+                    f"dead letter {filed.entry_id} was tried {chunk.attempt} times, which is the most: submit its "
+                    "images anew"
+                )
+            chunk = chunk.retry_of(chunk.images, chunk.positions)
+        answer = self._run(
+            "replay",
+            chunk.job_id,
+            filed.entry_id,
+            letter.kind.value,
+            chunk.index,
+            letter.attempt,
+            letter.images,
+            _delayed_message(chunk, letter.lane),
+            chunk.attempt,
+            chunk.output.prefix,
+            chunk.output.format,
+            *_pairs(letter.failed_by_code),
         )
+        if answer == b"cancelled":
+            raise JobConflict(
+                f"job {chunk.job_id!r} was cancelled, and takes no work: `arno resume {chunk.job_id}` brings it back; "
+                f"dead letter {filed.entry_id} stays"
+            )
+        return bool(answer == b"replayed")
 
     def cancel(self, job_id: str) -> JobState:
         """Stops a running job: chunks not yet begun are dropped. Returns its state; raises JobNotFound."""
-        return self._moved(job_id, self._run("cancel", job_id, [], self._retention_s))
+        return self._moved(job_id, self._run("cancel", job_id))
 
     def pause(self, job_id: str) -> JobState:
         """A running job stands still: chunks not yet begun are parked. Returns its state; raises JobNotFound."""
-        return self._moved(job_id, self._run("pause", job_id, []))
+        return self._moved(job_id, self._run("pause", job_id))
 
     def unpause(self, job_id: str) -> JobState:
         """A paused job goes on, with what was parked. Returns its state; raises JobNotFound."""
-        return self._moved(job_id, self._run("unpause", job_id, [DELAYED], job_id))
+        return self._moved(job_id, self._run("unpause", job_id))
+
+    def abandon(self, limit: int = 100) -> int:
+        """Ends jobs of which nothing was heard for too long, as incomplete; how many."""
+        with redis_away():
+            seconds, _ = self._redis.time()
+            silent = self._redis.zrangebyscore(LIVE, "-inf", seconds, start=0, num=limit)
+        return sum(self._run("abandon", job_id.decode()) is not None for job_id in silent)
 
     def park(self, chunk: Chunk, lane: Lane) -> bool:
         """Keeps a chunk of a paused job until that goes on; False when it goes on already."""
         field = attempt_field(chunk.index, chunk.attempt)
-        return bool(self._run("park", chunk.job_id, [], field, _delayed_message(chunk, lane)))
+        return bool(self._run("park", chunk.job_id, field, _delayed_message(chunk, lane)))
 
     def status(self, job_id: str) -> JobStatus:
         """Raises JobNotFound."""
@@ -307,11 +391,17 @@ class Ledger:
             fields = [field.decode() for field in self._redis.hkeys(job_keys(job_id).buried)]
         return {int(field.removesuffix(".1")) for field in fields if field.endswith(".1")}
 
-    def committed_retries(self, job_id: str) -> set[tuple[int, int]]:
-        """`(index, attempt)` of the later attempts that are committed."""
+    def committed_chunks(self, job_id: str) -> int:
+        """One more than the highest index of a chunk that may be committed."""
         with redis_away():
-            members = self._redis.smembers(job_keys(job_id).retried)
-        return {(int(index), int(attempt)) for index, attempt in (member.split(b".") for member in members)}
+            return 8 * int(self._redis.strlen(job_keys(job_id).committed))
+
+    def commits(self, job_id: str, first: int, count: int) -> list[tuple[int, int]]:
+        """`(index, attempt)` of the commits numbered `first … first + count - 1`, in their order: of later attempts,
+        and in a job of messages of all."""
+        with redis_away():
+            members = self._redis.zrange(job_keys(job_id).commits, first, first + count - 1)
+        return [(int(index), int(attempt)) for index, attempt in (member.split(b".") for member in members)]
 
     def due(self, limit: int = 100) -> list["DueMessage"]:
         """Attempts whose time has come, for this caller to send. They come up again unless `sent` is called soon:
@@ -325,32 +415,43 @@ class Ledger:
                 if message is None:  # done or aged meanwhile
                     self._redis.zrem(DELAYED, member)
                 else:
-                    found.append(DueMessage(member, **json.loads(message)))
+                    noted = json.loads(message)
+                    found.append(
+                        DueMessage(job_id, attempt, Lane(noted["lane"]), noted["message"], noted.get("traceparent"))
+                    )
         return found
 
     def sent(self, due: "DueMessage") -> None:
-        with redis_away():
-            self._redis.zrem(DELAYED, due.member)
+        self._run("sent", due.job_id, due.attempt)
 
     def _moved(self, job_id: str, state: bytes | None) -> JobState:
         if state is None:
             raise _not_found(job_id)
         return JobState(state.decode())
 
-    def _run(self, script: str, job_id: str, more_keys: list[str], *args: Any) -> Any:
+    def _run(self, script: str, job_id: str, *args: Any, place: str = "", more_keys: list[str] | None = None) -> Any:
+        """`place`: the output prefix, in scripts that look whose it is."""
         if script not in self._scripts:
-            self._scripts[script] = self._redis.register_script(_script("settle") + _script(script))
+            self._scripts[script] = self._redis.register_script(_script("machine") + _script(script))
+        keys = [*job_keys(job_id), *_SHARED_KEYS, *([place_key(place)] if place else ()), *(more_keys or ())]
         with redis_away():
-            return self._scripts[script](keys=[*job_keys(job_id), *more_keys], args=args)
+            return self._scripts[script](keys=keys, args=[job_id, *self._lives_s, *args])
 
 
 @dataclass(frozen=True, slots=True)
 class DueMessage:
-    member: str
-    lane: str
+    job_id: str
+    attempt: str
+    """`index.attempt`"""
+    lane: Lane
     message: dict[str, Any]
+    """As it was noted, perhaps by a newer worker: it is sent as it is."""
     traceparent: str | None = None
     """Of the attempt that it follows, where that was traced."""
+
+    @property
+    def task_id(self) -> str:
+        return f"{self.job_id}.{self.attempt}"
 
 
 def indices_of(bits: bytes, first: int) -> Iterator[int]:
@@ -367,6 +468,8 @@ def _script(name: str) -> str:
 
 def _delayed_message(chunk: Chunk, lane: Lane) -> str:
     message: dict[str, Any] = {"lane": lane.value, "message": chunk.to_wire()}
+    if chunk.positions:
+        message["positions"] = chunk.positions
     if own := tracing.traceparent():
         message["traceparent"] = own
     return json.dumps(message, ensure_ascii=False)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Literal, TypeAlias, cast
 
 from arno_shared.messages import WireModel
 
@@ -13,9 +14,13 @@ class JobState(StrEnum):
     """Chunks in hand are finished; others are kept until the job goes on."""
     CANCELLED = "cancelled"
     DONE = "done"
+    INCOMPLETE = "incomplete"
+    """Nothing was heard of it for long, its submission perhaps broke off: what is not done of it waits for nobody."""
 
 
-TERMINAL_STATES = frozenset({JobState.CANCELLED, JobState.DONE})
+TERMINAL_STATES = frozenset({JobState.CANCELLED, JobState.DONE, JobState.INCOMPLETE})
+
+Origin: TypeAlias = Literal["producer", "sender", "message"]
 
 _FAILED = "failed:"
 
@@ -25,6 +30,8 @@ class JobStatus(WireModel):
 
     job_id: str
     state: JobState
+    origin: Origin = "producer"
+    """Who opened it: a producer, which has a manifest; the sender of its one chunk; or messages, its own or others'."""
     sealed: bool
     """Everything is submitted: `images` and `chunks` are final."""
     output_prefix: str
@@ -65,6 +72,7 @@ class JobStatus(WireModel):
         return cls(
             job_id=job_id,
             state=JobState(text["state"]),
+            origin=cast(Origin, text["origin"]),
             sealed=text["sealed"] == "1",
             output_prefix=text["prefix"],
             output_format=text["format"],

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from arno_shared.dead_letters import DeadLetter, DeadLetters, FiledLetter, LetterKind
 from arno_shared.errors import JobConflict, JobNotFound
-from arno_shared.ledger import JobState, Ledger, Outcome, Verdict, indices_of
+from arno_shared.ledger import JobState, Ledger, Message, Outcome, Verdict, indices_of
 from arno_shared.messages import Chunk, ImageRef, Output, Prompt
-from arno_shared.names import DELAYED, TOPIC, Lane, event_id, job_keys
+from arno_shared.names import DELAYED, TOPIC, Lane, event_id, job_keys, task_id
 from arno_shared.redis_client import RedisClient, connect
 from arno_shared.settings import Settings
 from arno_shared.topic import ChunkCompleted, ChunkEvent, Counts
@@ -26,6 +26,7 @@ patient = settings(deadline=None, max_examples=50, suppress_health_check=[Health
 """Machines may be busy: how long an example takes says nothing."""
 
 OUTPUT = Output(prefix="s3://results/run-7/")
+DIGEST = "of all images"
 TERMS = '{"prompts": "<OD>"}'
 WHEN = datetime(2026, 1, 2, tzinfo=UTC)
 RETENTION_S = 3600
@@ -108,12 +109,28 @@ def bury(ledger: Ledger, chunk: Chunk) -> bool:
 def open_job(ledger: Ledger, *sizes: int, job_id: str = "run-7", sealed: bool = True) -> list[Chunk]:
     """A job of chunks of these sizes."""
     ledger.open(job_id, TERMS, OUTPUT, Lane.BULK)
-    ledger.announce(job_id, len(sizes), sum(sizes), sealed=sealed)
+    announce(ledger, job_id, len(sizes), sum(sizes), sealed=sealed)
     return [chunk_of(size, job_id=job_id, index=index) for index, size in enumerate(sizes)]
 
 
+def announce(ledger: Ledger, job_id: str, chunks: int, images: int, *, sealed: bool) -> None:
+    ledger.announce(job_id, chunks, images)
+    if sealed:
+        ledger.seal(job_id, chunks, images, DIGEST)
+
+
 def begin(ledger: Ledger, chunk: Chunk) -> Verdict:
-    return ledger.begin(chunk.job_id, chunk.index, chunk.attempt, "message", chunk.output, secrets.token_hex(4)).verdict
+    return ledger.begin(chunk.job_id, chunk.index, chunk.attempt, sent(chunk), chunk.output).verdict
+
+
+def sent(chunk: Chunk, tag: str = "") -> Message:
+    """The house's own message of a chunk, in the hands of somebody who is gone."""
+    return Message(task_id(chunk.job_id, chunk.index, chunk.attempt), chunk.digest, tag or secrets.token_hex(4))
+
+
+def foreign(message_id: str = "message", asks: str = "asked", tag: str = "") -> Message:
+    """Somebody else's."""
+    return Message(message_id, asks, tag or secrets.token_hex(4))
 
 
 def counted(ledger: Ledger, job_id: str = "run-7") -> dict[str, int]:
@@ -150,7 +167,7 @@ def keys_of(redis: RedisClient, job_id: str = "run-7") -> list[str]:
 
 
 def test_a_job_that_is_opened_is_running_and_empty(ledger: Ledger) -> None:
-    assert ledger.open("run-7", TERMS, Output(prefix="s3://r/", format="parquet"), Lane.BULK) is False
+    assert ledger.open("run-7", TERMS, Output(prefix="s3://r/", format="parquet"), Lane.BULK).created
     status = ledger.status("run-7")
     assert (status.state, status.sealed, status.finished) == (JobState.RUNNING, False, False)
     assert (status.output_prefix, status.output_format) == ("s3://r/", "parquet")
@@ -162,7 +179,7 @@ def test_a_job_that_is_opened_is_running_and_empty(ledger: Ledger) -> None:
 def test_opening_a_job_again_resumes_it_and_keeps_what_was_counted(ledger: Ledger) -> None:
     first, _ = open_job(ledger, 2, 3)
     ledger.commit(first, outcome(first))
-    assert ledger.open("run-7", TERMS, OUTPUT, Lane.BULK) is True
+    assert not ledger.open("run-7", TERMS, OUTPUT, Lane.BULK).created
     assert counted(ledger) == {"chunks": 2, "chunks_committed": 1, "images": 5, "ok": 2}
 
 
@@ -181,14 +198,14 @@ def test_a_job_of_messages_with_another_output_cannot_be_opened_by_a_producer(le
 
 
 def test_a_job_of_messages_without_index_cannot_be_opened_because_its_chunks_are_others(ledger: Ledger) -> None:
-    ledger.begin("run-7", None, 1, "message", OUTPUT, "t")
+    ledger.begin("run-7", None, 1, foreign(), OUTPUT)
     with pytest.raises(JobConflict, match="messages of its own"):
         ledger.open("run-7", TERMS, OUTPUT, Lane.BULK)
 
 
 def test_a_job_that_was_not_opened_cannot_be_announced(ledger: Ledger) -> None:
     with pytest.raises(JobNotFound, match="'run-7'"):
-        ledger.announce("run-7", 1, 1, sealed=True)
+        announce(ledger, "run-7", 1, 1, sealed=True)
 
 
 def test_a_job_that_nobody_opened_is_not_found(ledger: Ledger) -> None:
@@ -208,7 +225,7 @@ def test_jobs_are_listed_newest_first_and_messages_are_no_jobs(ledger: Ledger) -
 
 def test_what_is_announced_only_grows(ledger: Ledger) -> None:
     open_job(ledger, 2, 2, sealed=False)
-    ledger.announce("run-7", 1, 2, sealed=False)
+    announce(ledger, "run-7", 1, 2, sealed=False)
     assert counted(ledger) == {"chunks": 2, "images": 4}
 
 
@@ -250,16 +267,16 @@ def test_a_message_is_a_job_of_its_own_that_is_done_when_it_is(ledger: Ledger) -
 
 def test_messages_that_name_a_job_but_no_index_get_one_each_and_keep_it(ledger: Ledger) -> None:
     def index(message_id: str) -> int:
-        return ledger.begin("album", None, 1, message_id, OUTPUT, "t").index
+        return ledger.begin("album", None, 1, foreign(message_id), OUTPUT).index
 
     assert [index("a"), index("b"), index("a"), index("c"), index("b")] == [0, 1, 0, 2, 1]
 
 
 def test_a_message_without_index_that_comes_again_is_committed(ledger: Ledger) -> None:
-    begun = ledger.begin("album", None, 1, "a", OUTPUT, "t")
+    begun = ledger.begin("album", None, 1, foreign("a"), OUTPUT)
     chunk = chunk_of(1, job_id="album", index=begun.index)
     ledger.commit(chunk, outcome(chunk))
-    again = ledger.begin("album", None, 1, "a", OUTPUT, "t")
+    again = ledger.begin("album", None, 1, foreign("a"), OUTPUT)
     assert (again.verdict, again.index) == (Verdict.COMMITTED, begun.index)
 
 
@@ -354,7 +371,7 @@ def test_images_put_off_are_due_in_time_and_done_in_a_later_attempt(ledger: Ledg
     ledger.commit(later, outcome(later))
     assert counted(ledger) == {"chunks": 1, "chunks_committed": 1, "images": 3, "ok": 3}
     assert state(ledger) is JobState.DONE
-    assert ledger.committed_retries("run-7") == {(0, 2)}
+    assert ledger.commits("run-7", 0, 10) == [(0, 2)]
 
 
 def test_what_is_due_comes_up_again_until_it_is_sent(ledger: Ledger, redis: RedisClient) -> None:
@@ -506,7 +523,7 @@ def test_a_letter_of_a_chunk_that_was_done_meanwhile_wakes_nothing(ledger: Ledge
     bury(ledger, chunk)
     open_job(ledger, 3, sealed=False)
     ledger.commit(chunk, outcome(chunk))
-    ledger.announce("run-7", 1, 3, sealed=True)
+    announce(ledger, "run-7", 1, 3, sealed=True)
     assert state(ledger) is JobState.DONE
     (filed,) = letters.list()
     assert ledger.replay(filed) is True
@@ -536,7 +553,7 @@ def test_a_letter_outlives_the_ledger(
 def test_a_job_is_done_once_it_is_sealed_and_all_is_committed_in_either_order(seal: int, ledger: Ledger) -> None:
     chunks = open_job(ledger, 2, 2, sealed=False)
     steps = [lambda chunk=chunk: ledger.commit(chunk, outcome(chunk)) for chunk in chunks]
-    steps.insert(seal, lambda: ledger.announce("run-7", 2, 4, sealed=True))
+    steps.insert(seal, lambda: announce(ledger, "run-7", 2, 4, sealed=True))
     for step in steps:
         assert state(ledger) is JobState.RUNNING
         step()
@@ -550,7 +567,7 @@ def test_a_job_waits_for_what_was_put_off_even_when_all_chunks_are_committed(led
     first, second = open_job(ledger, 2, 2, sealed=False)
     ledger.commit(first, outcome(first, put_off=1))
     ledger.commit(second, outcome(second))
-    ledger.announce("run-7", 2, 4, sealed=True)
+    announce(ledger, "run-7", 2, 4, sealed=True)
     assert state(ledger) is JobState.RUNNING
     (later,) = send_due(ledger)
     ledger.commit(later, outcome(later))
@@ -560,9 +577,9 @@ def test_a_job_waits_for_what_was_put_off_even_when_all_chunks_are_committed(led
 def test_a_done_job_that_is_opened_again_is_still_done(ledger: Ledger) -> None:
     (chunk,) = open_job(ledger, 2)
     ledger.commit(chunk, outcome(chunk))
-    assert ledger.open("run-7", TERMS, OUTPUT, Lane.BULK) is True
+    assert not ledger.open("run-7", TERMS, OUTPUT, Lane.BULK).created
     assert state(ledger) is JobState.DONE
-    ledger.announce("run-7", 1, 2, sealed=True)
+    announce(ledger, "run-7", 1, 2, sealed=True)
     assert state(ledger) is JobState.DONE
 
 
@@ -642,7 +659,7 @@ def test_no_key_of_a_cancelled_job_stays_for_ever(ledger: Ledger, redis: RedisCl
     assert ageing(redis) == {True}
     ledger.commit(committed, outcome(committed, put_off=1))
     bury(ledger, buried)
-    ledger.begin("run-7", None, 1, "message", OUTPUT, "t")
+    ledger.begin("run-7", None, 1, foreign(), OUTPUT)
     assert ageing(redis) == {True}
 
 
@@ -678,8 +695,8 @@ def test_a_producer_resumes_its_job_after_chunks_in_flight_survived_the_ledger(
     redis.flushall()
     ledger.commit(committed, outcome(committed))
     bury(ledger, buried)
-    assert ledger.open("run-7", TERMS, OUTPUT, Lane.BULK) is True
-    ledger.announce("run-7", 3, 6, sealed=True)
+    assert not ledger.open("run-7", TERMS, OUTPUT, Lane.BULK).created
+    announce(ledger, "run-7", 3, 6, sealed=True)
     assert counted(ledger) == {"chunks": 3, "chunks_committed": 1, "images": 6, "ok": 3}
     assert ledger.jobs(1) == ["run-7"]
     for chunk in (buried, waiting):
@@ -727,7 +744,7 @@ class Model:
                 self.chunks += 1
             self.sealed = self.random.random() < 0.5
             images = sum(self.images[index, 1] for index in range(self.chunks))
-            self.ledger.announce("run-7", self.chunks, images, sealed=self.sealed)
+            announce(self.ledger, "run-7", self.chunks, images, sealed=self.sealed)
 
     def commit(self) -> None:
         if (attempt := self.any_attempt()) is None:
@@ -806,7 +823,7 @@ class Model:
     def finish(self) -> None:
         """Everything that is left is done, in any order; then the job must be."""
         self.open()
-        self.ledger.announce("run-7", self.chunks, 0, sealed=True)
+        announce(self.ledger, "run-7", self.chunks, 0, sealed=True)
         self.sealed = True
         left = [attempt for attempt, where in self.where.items() if where in ("waiting", "put_off")]
         self.random.shuffle(left)

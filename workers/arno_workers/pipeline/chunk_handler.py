@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 
 from arno_shared import tracing
 from arno_shared.dead_letters import DeadLetter, DeadLetters, LetterKind
-from arno_shared.errors import ArnoError, HouseError, InternalError, NewerSchema, WorkerLost
-from arno_shared.ledger import Ledger, Suspect, Verdict
+from arno_shared.errors import ArnoError, HouseError, InternalError, JobConflict, NewerSchema, WorkerLost
+from arno_shared.ledger import Ledger, Message, Suspect, Verdict
 from arno_shared.logs import get_logger
-from arno_shared.messages import Chunk, Output, TaskMessage, parse_message, raw_message
-from arno_shared.names import check_job_id
+from arno_shared.messages import MAX_CHUNKS, Chunk, Output, TaskMessage, parse_message, raw_message
+from arno_shared.names import check_job_id, task_id
 from arno_shared.settings import Settings
 from arno_shared.topic import Counts
 from arno_shared.uris import redact
@@ -82,83 +82,88 @@ class ChunkHandler:
                 return self._file(error, args, kwargs, delivery)
 
     def _handle(self, message: TaskMessage, delivery: Delivery) -> str:
-        job_id, output = self._job_of(message, delivery.message_id)
+        asked = self._asked(message, delivery.message_id)
+        # Without hands, the transport gives every delivery of a message the same tag.
+        tag = delivery.tag if delivery.hands else secrets.token_hex(8)
+        said = Message(delivery.message_id, asked.digest, tag)
         index = message.index if message.job_id else 0
-        token = secrets.token_hex(8)
         begun = self._until_back(
-            lambda: self._ledger.begin(job_id, index, message.attempt, delivery.message_id, output, token),
-            "the ledger",
-            delivery,
+            lambda: self._ledger.begin(asked.job_id, index, asked.attempt, said, asked.output), "the ledger", delivery
         )
-        chunk = Chunk(
-            images=message.images,
-            prompts=message.prompts,
-            output=output,
-            generation=message.generation,
-            job_id=job_id,
-            index=begun.index,
-            attempt=message.attempt,
-        )
-        if begun.verdict is Verdict.PAUSED:
-            if self._until_back(lambda: self._ledger.park(chunk, delivery.lane), "the ledger", delivery):
-                self._metrics.ended("parked")
-                return "kept until its job goes on"
-            # Its job went on in between.
-            return self._handle(message, delivery)
-        if begun.verdict is not Verdict.GO:
-            log.info("chunk dropped", job=job_id, chunk=chunk.index, why=begun.verdict.value)
-            self._metrics.ended("duplicate" if begun.verdict is Verdict.COMMITTED else "dropped")
-            return "done before" if begun.verdict is Verdict.COMMITTED else f"dropped: {begun.verdict.value}"
+        chunk = asked.model_copy(update={"index": begun.index, "positions": begun.positions})
+        match begun.verdict:
+            case Verdict.GO:
+                return self._do(chunk, begun.times, tag, delivery)
+            case Verdict.PAUSED:
+                if self._until_back(lambda: self._ledger.park(chunk, delivery.lane), "the ledger", delivery):
+                    self._metrics.ended("parked")
+                    return "kept until its job goes on"
+                # Its job went on in between.
+                return self._handle(message, delivery)
+            case Verdict.UNSURE if not self._until_back(lambda: self._writer.has_written(chunk), "storage", delivery):
+                raise _conflict(chunk)
+            case Verdict.CONFLICT:
+                raise _conflict(chunk)
+            case Verdict.CANCELLED:
+                return self._dropped(chunk, "cancelled", "dropped", "dropped: cancelled")
+            case _:
+                return self._dropped(chunk, "committed", "duplicate", "done before")
+
+    def _do(self, chunk: Chunk, times: int, tag: str, delivery: Delivery) -> str:
         try:
-            if begun.times <= self._together_times:
+            if times <= self._together_times:
                 return self._run_together(chunk, delivery)
-            return self._run_alone(chunk, delivery, begun.times)
+            return self._run_alone(chunk, delivery, times, tag)
         except Drained:
             with suppress(HouseError):
-                self._ledger.hand_back(chunk, token)
+                self._ledger.hand_back(chunk, tag)
             raise
         except BaseException as error:
             return self._bury(chunk, error, delivery)
+
+    def _dropped(self, chunk: Chunk, why: str, ended: str, words: str) -> str:
+        log.info("chunk dropped", job=chunk.job_id, chunk=chunk.index, why=why)
+        self._metrics.ended(ended)
+        return words
 
     def _run_together(self, chunk: Chunk, delivery: Delivery) -> str:
         with self._quarantine.together(self._wait_turn(delivery)):
             began_s = perf_counter()
             return self._finish(self._run(chunk, delivery), delivery, began_s)
 
-    def _run_alone(self, chunk: Chunk, delivery: Delivery, times: int) -> str:
+    def _run_alone(self, chunk: Chunk, delivery: Delivery, times: int, tag: str) -> str:
         """A chunk that workers may have died of: its images one at a time, and nothing else meanwhile."""
         log.warning("a suspect runs alone", job=chunk.job_id, chunk=chunk.index, times=times)
         with self._quarantine.alone(self._wait_turn(delivery)):
             began_s = perf_counter()
             run = ChunkRun(chunk, delivery.lane, delivery.heard)
             for position in range(len(chunk.images)):
-                item = self._item_alone(run, position, delivery)
+                item = self._item_alone(run, position, tag, delivery)
                 item.run, item.position = run, position
                 run.items[position] = item
-            with self._suspected(chunk, "whole", delivery):
+            with self._suspected(chunk, "whole", tag, delivery):
                 return self._finish(run, delivery, began_s)
 
-    def _item_alone(self, run: ChunkRun, position: int, delivery: Delivery) -> Item:
+    def _item_alone(self, run: ChunkRun, position: int, tag: str, delivery: Delivery) -> Item:
         image = run.chunk.images[position]
         try:
-            with self._suspected(run.chunk, position, delivery):
-                return self._run(run.chunk.model_copy(update={"images": (image,)}), delivery).items[0]
+            with self._suspected(run.chunk, position, tag, delivery):
+                return self._run(run.chunk.only([position]), delivery).items[0]
         except WorkerLost as error:
             log.error("image given up", code=error.code, job=run.chunk.job_id, chunk=run.chunk.index, image=image.uri)
             return Item(run, position, error=error)
 
     @contextmanager
-    def _suspected(self, chunk: Chunk, what: Suspect, delivery: Delivery) -> Iterator[None]:
+    def _suspected(self, chunk: Chunk, what: Suspect, tag: str, delivery: Delivery) -> Iterator[None]:
         """Raises WorkerLost when it has cost too many workers."""
-        token = secrets.token_hex(8)
-        times = self._until_back(lambda: self._ledger.suspect(chunk, what, token), "the ledger", delivery)
+        times = self._until_back(lambda: self._ledger.suspect(chunk, what, tag), "the ledger", delivery)
         try:
             if times > self._alone_times:
                 raise WorkerLost(f"{times - 1} workers died while they had this alone in hand")
             yield
         except BaseException:
             with suppress(HouseError):
-                self._ledger.hand_back(chunk, token, what)
+                self._ledger.hand_back(chunk, tag, what)
             raise
         self._until_back(lambda: self._ledger.acquit(chunk, what), "the ledger", delivery)
 
@@ -189,9 +194,7 @@ class ChunkHandler:
             lambda: self._ledger.is_committed(chunk), "the ledger", delivery
         ):
             # The same message came twice, and the other run had better luck: its rows must not be overwritten.
-            log.info("chunk dropped", job=chunk.job_id, chunk=chunk.index, why="committed meanwhile")
-            self._metrics.ended("duplicate")
-            return "done before"
+            return self._dropped(chunk, "committed meanwhile", "duplicate", "done before")
         with self._timed("write"):
             uri, settled = self._until_back(lambda: self._writer.write(chunk, settled), "storage", delivery)
         result = outcome(chunk, settled, uri, delivery.lane, self._worker, self._settings)
@@ -232,13 +235,21 @@ class ChunkHandler:
             yield
         self._metrics.staged(stage, perf_counter() - began_s)
 
-    def _job_of(self, message: TaskMessage, message_id: str) -> tuple[str, Output]:
-        """The job that a message belongs to; one that names none is a job of its own, in a folder of its own."""
+    def _asked(self, message: TaskMessage, message_id: str) -> Chunk:
+        """What a message asks for, its index aside; one without a job is a job of its own, in a folder of its own."""
         job_id = message.job_id or _job_id_from(message_id)
         output = message.output or Output(prefix=self._settings.output_prefix)
         if message.job_id is None or message.output is None:
             output = output.model_copy(update={"prefix": f"{output.prefix}{job_id}/"})
-        return job_id, output
+        return Chunk(
+            images=message.images,
+            prompts=message.prompts,
+            output=output,
+            generation=message.generation,
+            job_id=job_id,
+            index=message.index or 0,
+            attempt=message.attempt,
+        )
 
     def _bury(self, chunk: Chunk, error: BaseException, delivery: Delivery) -> str:
         code, reason = _describe(error)
@@ -253,15 +264,16 @@ class ChunkHandler:
     def _file(self, error: BaseException, args: Sequence[Any], kwargs: Mapping[str, Any], delivery: Delivery) -> str:
         code, reason = _describe(error)
         log.error("message given up", code=code, error=reason)
-        letter = DeadLetter(
-            kind=LetterKind.MESSAGE,
-            code=code,
-            reason=reason,
-            raw=raw_message(args, kwargs),
-            lane=delivery.lane,
-            worker=self._worker,
-        )
-        self._until_back(lambda: self._dead_letters.add(letter), "the dead letters", delivery)
+        told: dict[str, Any] = {"code": code, "reason": reason, "lane": delivery.lane, "worker": self._worker}
+        raw = raw_message(args, kwargs)
+        chunk = _house_chunk(kwargs, delivery.message_id)
+        if chunk is not None:
+            # Whoever sent it counts on it: its job must come to an end.
+            given_up = DeadLetter.of_chunk(LetterKind.CHUNK, chunk, raw=raw, **told)
+            self._until_back(lambda: self._ledger.bury(chunk, given_up), "the ledger", delivery)
+        else:
+            letter = DeadLetter(kind=LetterKind.MESSAGE, raw=raw, message_id=delivery.message_id, **told)
+            self._until_back(lambda: self._dead_letters.add(letter), "the dead letters", delivery)
         self._metrics.ended("filed")
         return f"given up: {code}"
 
@@ -291,6 +303,26 @@ def _job_id_from(message_id: str) -> str:
         return check_job_id(message_id)
     except ValueError:
         return hashlib.sha256(message_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _house_chunk(kwargs: Mapping[str, Any], message_id: str) -> Chunk | None:
+    """What a message of the house's own was to be, however little of it can be done; None when it is another's."""
+    try:
+        job_id, index, attempt = check_job_id(kwargs["job_id"]), int(kwargs["index"]), int(kwargs.get("attempt", 1))
+        output = Output.model_validate(kwargs["output"])
+        images = tuple(kwargs["images"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    if message_id != task_id(job_id, index, attempt) or not 0 <= index < MAX_CHUNKS:
+        return None
+    return Chunk.model_construct(images=images, prompts=(), output=output, job_id=job_id, index=index, attempt=attempt)
+
+
+def _conflict(chunk: Chunk) -> JobConflict:
+    return JobConflict(
+        f"job {chunk.job_id!r}, its chunk {chunk.index} or its output {redact(chunk.output.prefix)} belongs to other "
+        "work: send it under a job id and an output of its own"
+    )
 
 
 def _describe(error: BaseException) -> tuple[str, str]:

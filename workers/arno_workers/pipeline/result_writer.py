@@ -1,19 +1,18 @@
-"""Writes result objects, each once.
+"""Writes result objects, each once, and never over another's.
 
 Two workers may do the same chunk: one was thought dead, or the answer to a write was lost. The object that stands
-first is the truth; what is committed is what it says. Where storage cannot write conditionally, the two may write one
-after the other within a moment, and the later object stands: the same answers, though perhaps other times.
+first is the truth; what is committed is what it says. Two jobs may want the same place: what stands there belongs to
+whose rows it holds, and the other one is refused.
 """
 
-from collections import Counter
-from collections.abc import Sequence
+import json
 
-from arno_shared.errors import ArnoError, CredentialsRefused, HouseError
+from arno_shared.errors import ArnoError, CredentialsRefused, HouseError, JobConflict, NotFound, StorageRefused
 from arno_shared.logs import get_logger
 from arno_shared.messages import Chunk
 from arno_shared.names import part_uri
 from arno_shared.parts import CONTENT_TYPES, decode_part, encode_part
-from arno_shared.results import ResultRow
+from arno_shared.places import places_of
 from arno_shared.storage import ObjectStore
 from arno_workers.pipeline.rows import Settled, settled_from
 
@@ -27,41 +26,84 @@ class ResultWriter:
     def write(self, chunk: Chunk, settled: Settled) -> tuple[str, Settled]:
         """The URI of the chunk's result object, durable when this returns, and what it says became of the chunk.
 
-        Raises HouseError for what may pass, StorageRefused or MissingExtra for what will not.
+        Raises HouseError for what may pass; StorageRefused or MissingExtra for what will not; JobConflict when what
+        stands there is not this chunk's.
         """
         uri = part_uri(chunk.output.prefix, chunk.index, chunk.attempt, chunk.output.format)
         data, content_type = encode_part(settled.rows, chunk.output.format), CONTENT_TYPES[chunk.output.format]
         try:
             if self._store.put_new(uri, data, content_type):
                 return uri, settled
-            standing = self._rows(uri, chunk)
+            standing = self._standing(uri, chunk)
             if standing is not None:
-                return uri, settled_from(chunk, standing)
-            # It is not of this chunk: of a job of the same name, whose ledger has been forgotten.
-            log.warning("an object is replaced", uri=uri)
+                return uri, standing
+            # No row of anybody else's is in it: a write that broke off, where storage lets one do so.
+            log.warning("an object that is not whole is replaced", uri=uri)
             self._store.put(uri, data, content_type)
+        except NotFound as error:
+            raise HouseError(f"{uri} vanished while it was looked at") from error
         except CredentialsRefused as error:
             # Arno's own are wrong or missing: no chunk is to blame, and none may be given up for it.
             raise HouseError(str(error)) from error
         return uri, settled
 
-    def _rows(self, uri: str, chunk: Chunk) -> list[ResultRow] | None:
-        """The rows that stand there, if they can be of this chunk. Raises HouseError, CredentialsRefused."""
+    def has_written(self, chunk: Chunk) -> bool:
+        """Whether the object in the chunk's place, where one stands, is the chunk's. Raises HouseError."""
+        uri = part_uri(chunk.output.prefix, chunk.index, chunk.attempt, chunk.output.format)
         try:
-            rows = decode_part(self._store.get(uri), chunk.output.format)
-        except (HouseError, CredentialsRefused):
+            self._standing(uri, chunk)
+        except JobConflict:
+            return False
+        except CredentialsRefused as error:
+            raise HouseError(str(error)) from error
+        except NotFound:
+            # Deleted since, by whoever may.
+            return True
+        return True
+
+    def _standing(self, uri: str, chunk: Chunk) -> Settled | None:
+        """What the rows that stand there say; None when there are none. Raises as `write` does, and NotFound."""
+        try:
+            data = self._store.get(uri)
+        except (HouseError, CredentialsRefused, NotFound):
             raise
         except ArnoError as error:
             if error.retryable:
                 raise HouseError(f"what stands at {uri} cannot be read just now: {error}") from error
-            return None
+            raise StorageRefused(
+                f"what stands at {uri} cannot be read, so that nobody knows whose it is: {error}"
+            ) from error
+        try:
+            rows = decode_part(data, chunk.output.format)
         except Exception:
+            if _holds_a_row_of_others(data, chunk):
+                raise _conflict(uri, chunk) from None
             return None
-        # After the last attempt nothing is put off: each image has a row.
-        whole = chunk.attempt < self._max_attempts or len(rows) == len(chunk.images)
-        return rows if whole and _is_of(chunk, rows) else None
+        places = places_of(chunk, rows) if all(row.answers(chunk) for row in rows) else None
+        if places is None:
+            raise _conflict(uri, chunk)
+        # After the last attempt nothing is put off: each image has a row, or the object was cut short.
+        if chunk.attempt >= self._max_attempts and len(rows) < len(chunk.images):
+            return None
+        return settled_from(chunk, rows, places)
 
 
-def _is_of(chunk: Chunk, rows: Sequence[ResultRow]) -> bool:
-    others = Counter(row.asked_for for row in rows) - Counter(chunk.images)
-    return not others and all(row.answers(chunk) for row in rows)
+def _conflict(uri: str, chunk: Chunk) -> JobConflict:
+    return JobConflict(
+        f"{uri} holds rows that are not of this chunk of job {chunk.job_id!r}: it belongs to other work; choose "
+        "another output, or remove what is there"
+    )
+
+
+def _holds_a_row_of_others(data: bytes, chunk: Chunk) -> bool:
+    """Of an object that cannot be read whole: whether some line of it is a row, and not of this attempt."""
+    for line in data.splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and "job_id" in row:
+            identity = (row["job_id"], row.get("index"), row.get("attempts"))
+            if identity != (chunk.job_id, chunk.index, chunk.attempt):
+                return True
+    return False

@@ -1,14 +1,14 @@
 """Turns a settled chunk into its result rows, its topic event and its next attempt."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from arno_shared.dead_letters import DeadLetter, LetterKind
 from arno_shared.errors import ConnectionFailed, ItemError, Throttled, Timeout, Unavailable, WorkerLost
 from arno_shared.ledger import Outcome
-from arno_shared.messages import Chunk, ImageRef, Prompt
+from arno_shared.messages import Chunk, Prompt
 from arno_shared.names import Lane, event_id
 from arno_shared.results import Failure, ImageFacts, PromptResult, ResultRow, Status, Timings
 from arno_shared.settings import Settings
@@ -19,6 +19,8 @@ from arno_workers.pipeline.chunk_run import ChunkRun, Item
 
 _GIVEN_UP = {error.code for error in (Timeout, Throttled, Unavailable, ConnectionFailed, WorkerLost)}
 """A row that says so is of an image that is a dead letter as well: before its last attempt it would have no row."""
+
+_LONGEST_PUT_OFF_S = 86_400.0
 
 _LEAST_CONFIDENCE = 0.0001
 """What a smaller one becomes in place of 0, which would say that the model cannot have meant it."""
@@ -42,31 +44,35 @@ class Settled:
 
 def settle(run: ChunkRun, engine: Engine, max_attempts: int, worker: str) -> Settled:
     chunk, now = run.chunk, datetime.now(UTC)
-    transient = [item for item in run.items if item.error is not None and item.error.retryable]
-    fatal = [item for item in run.items if isinstance(item.error, WorkerLost)]
+    transient = {item.position for item in run.items if item.error is not None and item.error.retryable}
+    fatal = {item.position for item in run.items if isinstance(item.error, WorkerLost)}
     # A chunk has one next attempt: where images are given up, to be replayed, none can be put off as well.
     last = chunk.attempt >= max_attempts or bool(fatal)
-    put_off = [] if last else transient
-    waiting = {item.position for item in put_off}
+    put_off = set() if last else transient
     return Settled(
-        rows=[_row(item, engine, worker, now) for item in run.items if item.position not in waiting],
-        put_off=_with_images(chunk.retry_of(()), [item.image for item in put_off]),
-        given_up=_with_images(chunk, [item.image for item in transient + fatal] if last else []),
+        rows=[_row(item, engine, worker, now) for item in run.items if item.position not in put_off],
+        put_off=_next_attempt(chunk, put_off),
+        given_up=_only(chunk, transient | fatal if last else set()),
     )
 
 
-def settled_from(chunk: Chunk, rows: Sequence[ResultRow]) -> Settled:
-    """What became of a chunk, as the rows say that stand in its result object already."""
-    put_off = Counter(chunk.images) - Counter(row.asked_for for row in rows)
+def settled_from(chunk: Chunk, rows: Sequence[ResultRow], places: Sequence[int]) -> Settled:
+    """What became of a chunk, as the rows say that stand in its result object already, each at its place."""
+    given_up = {place for place, row in zip(places, rows, strict=True) if row.error and row.error.code in _GIVEN_UP}
     return Settled(
         rows=rows,
-        put_off=_with_images(chunk.retry_of(()), list(put_off.elements())),
-        given_up=_with_images(chunk, [row.asked_for for row in rows if row.error and row.error.code in _GIVEN_UP]),
+        put_off=_next_attempt(chunk, set(range(len(chunk.images))) - set(places)),
+        given_up=_only(chunk, given_up),
     )
 
 
-def _with_images(chunk: Chunk, images: Sequence[ImageRef]) -> Chunk | None:
-    return chunk.model_copy(update={"images": tuple(images)}) if images else None
+def _only(chunk: Chunk, places: Set[int]) -> Chunk | None:
+    return chunk.only(sorted(places)) if places else None
+
+
+def _next_attempt(chunk: Chunk, places: Set[int]) -> Chunk | None:
+    only = _only(chunk, places)
+    return only and only.retry_of(only.images, only.positions)
 
 
 def outcome(chunk: Chunk, settled: Settled, result_uri: str, lane: Lane, worker: str, settings: Settings) -> Outcome:
@@ -92,10 +98,20 @@ def outcome(chunk: Chunk, settled: Settled, result_uri: str, lane: Lane, worker:
         event=event,
         failed_by_code=_count_codes(failures),
         put_off=settled.put_off,
-        put_off_delay_s=settings.retries.put_off_s * 4 ** (chunk.attempt - 1),
+        put_off_delay_s=_delay_s(settings.retries.put_off_s, chunk.attempt),
         lane=lane,
         letter=_letter(settled, lane, worker),
     )
+
+
+def _delay_s(put_off_s: float, attempt: int) -> float:
+    """Before the next attempt: four times as long with each, and a day at most."""
+    delay_s = put_off_s
+    for _ in range(attempt - 1):
+        if delay_s >= _LONGEST_PUT_OFF_S:
+            break
+        delay_s *= 4
+    return min(delay_s, max(_LONGEST_PUT_OFF_S, put_off_s))
 
 
 def _row(item: Item, engine: Engine, worker: str, now: datetime) -> ResultRow:
@@ -111,6 +127,7 @@ def _row(item: Item, engine: Engine, worker: str, now: datetime) -> ResultRow:
     return ResultRow(
         job_id=chunk.job_id,
         index=chunk.index,
+        position=chunk.position(item.position),
         attempts=chunk.attempt,
         image=ImageFacts(
             uri=image.uri,
@@ -190,8 +207,7 @@ def _letter(settled: Settled, lane: Lane, worker: str) -> DeadLetter | None:
     chunk = settled.given_up
     if chunk is None:
         return None
-    images = {(image.uri, image.id) for image in chunk.images}
-    rows = [row for row in settled.failures if (row.image.uri, row.image.id) in images]
+    rows = [row for row in settled.failures if row.error and row.error.code in _GIVEN_UP]
     by_code = _count_codes(rows)
     return DeadLetter.of_chunk(
         LetterKind.IMAGES,

@@ -1,20 +1,68 @@
--- ARGV: index or '', attempt, message id, prefix, format, token.
--- Returns the verdict ('go', 'committed', 'cancelled', 'paused'), the chunk's index, and how often it was begun without an end,
--- this time included.
-local index, attempt, message_id = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+-- Whether a chunk is to be done. A: index or '', attempt, message id, '1' when that is the house's own, digest of what is
+-- asked, prefix, format, tag of the claim.
+-- Returns the verdict; the chunk's index; how often it was begun without an end, this time included; and, of a later
+-- attempt, what was noted when it was put off. 'conflict': it would share a place with somebody else's. 'unsure': its
+-- index is committed, and only the result object can tell whether it was this chunk.
+local index, attempt, message_id, digest = A[1], tonumber(A[2]), A[3], A[5]
+local house = A[4] == '1'
 even_when_full()
-open_for_message(ARGV[4], ARGV[5])
-if index == '' then
-  index = redis.call('HGET', LOOSE, message_id)
-  if not index then
-    index = redis.call('HINCRBY', JOB, 'loose', 1) - 1
-    redis.call('HSET', LOOSE, message_id, index)
-    age_with_job(LOOSE)
+
+local function verdict(word)
+  return {word, tonumber(index) or 0, 0, ''}
+end
+
+-- A message of somebody else's has an index of its own, or the one that it names: nobody else's.
+local function settle_index()
+  if index ~= '' then
+    local known = redis.call('HGET', LOOSE, '#' .. index)
+    if known then return known == digest and 'mine' or 'conflict' end
+    if is_committed(tonumber(index), 1) then return 'unsure' end
+  else
+    local name = message_id .. ' ' .. digest
+    index = redis.call('HGET', LOOSE, name) or get('top') + 1
+    if tonumber(index) >= tonumber(A[9]) then return 'conflict' end
+    redis.call('HSET', LOOSE, name, index)
   end
+  redis.call('HSET', LOOSE, '#' .. index, digest)
+  raise_top(tonumber(index))
+  return 'mine'
+end
+
+if redis.call('EXISTS', JOB) == 0 then
+  local was, origin = unpack(redis.call('HMGET', TOMBSTONE, 'state', 'origin'))
+  if was then redis.call('EXPIRE', TOMBSTONE, TOMBSTONE_S) end
+  if was == 'cancelled' then return verdict('cancelled') end
+  if was == 'done' and house and origin ~= 'message' then return verdict('committed') end
+  if index ~= '' and is_committed(tonumber(index), attempt) then return verdict(house and 'committed' or 'unsure') end
+end
+if not claim_place() then return verdict('conflict') end
+open_for_message(A[6], A[7])
+if get('prefix') ~= A[6] or get('format') ~= A[7] then return verdict('conflict') end
+local origin = get('origin')
+if house then
+  local known = origin == 'message' and redis.call('HGET', LOOSE, '#' .. index)
+  if known and attempt == 1 and known ~= digest then return verdict('conflict') end
+elseif origin ~= 'message' then
+  -- A producer's job has the chunks that it gave it, and no others.
+  return verdict('conflict')
+elseif attempt == 1 or index == '' then
+  local whose = settle_index()
+  if whose ~= 'mine' then return verdict(whose) end
 end
 index = tonumber(index)
-if is_committed(index, attempt) then return {'committed', index, 0} end
-local state, origin = unpack(redis.call('HMGET', JOB, 'state', 'origin'))
-if state == 'cancelled' or state == 'paused' then return {state, index, 0} end
-if state == 'done' and origin == 'message' then wake() end
-return {'go', index, count_beginning(index .. '.' .. attempt, ARGV[6])}
+if is_committed(index, attempt) then
+  settle()
+  return verdict('committed')
+end
+local state = get('state')
+if state == 'cancelled' then
+  if attempt == 1 and origin ~= 'message' then count('dropped', 1) end
+  settle()
+  return verdict('cancelled')
+end
+if state == 'paused' then return verdict('paused') end
+if state == 'incomplete' or (state == 'done' and origin == 'message') then wake() end
+local field = index .. '.' .. attempt
+local times = count_beginning(field, A[8])
+if state ~= 'done' or origin == 'message' then live() end
+return {'go', index, times, attempt > 1 and redis.call('HGET', PUT_OFF, field) or ''}

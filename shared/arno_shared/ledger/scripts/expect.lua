@@ -1,14 +1,24 @@
--- Opens a job of one chunk that is about to be sent. ARGV: terms, prefix, format, lane, images, retention_s.
--- Returns 'send' when its message is to be sent, now or again; 'sent' when it was; 'conflict' when the id is taken.
-local standing, origin, sent = unpack(redis.call('HMGET', JOB, 'terms', 'origin', 'sent'))
-if not origin then
-  redis.call('HSET', JOB, 'state', 'running', 'origin', 'sender', 'sealed', '1', 'terms', ARGV[1], 'prefix', ARGV[2],
-             'format', ARGV[3], 'lane', ARGV[4], 'chunks', 1, 'images', ARGV[5], 'created_at', now())
-  -- Its message may never be sent: who was to send it may die.
-  redis.call('EXPIRE', JOB, ARGV[6])
+-- A job of one chunk, which is kept here until it is sent: should its sender die, a worker sends it.
+-- A: terms, prefix, format, lane, images, message, seconds that its sender has.
+-- Returns 'send' when its message is to be sent, now or again; 'sent' when it was; 'conflict' when the id, or the place of
+-- its results, is another job's.
+local terms = A[1]
+if redis.call('EXISTS', JOB) == 0 then
+  local was, its_terms, loose = unpack(redis.call('HMGET', TOMBSTONE, 'state', 'terms', 'loose'))
+  if was then
+    -- After the loss of a ledger, the message in flight had opened the job again.
+    local same = its_terms == redis.sha1hex(terms) or (its_terms == redis.sha1hex('') and loose == '0')
+    return same and 'sent' or 'conflict'
+  end
+  if not claim_place() then return 'conflict' end
+  redis.call('DEL', COMMITTED)
+  redis.call('HSET', JOB, 'state', 'running', 'origin', 'sender', 'sealed', '1', 'terms', terms, 'prefix', A[2],
+             'format', A[3], 'lane', A[4], 'chunks', 1, 'images', A[5], 'created_at', now())
+  redis.call('HSET', PUT_OFF, '0.1', A[6])
+  redis.call('ZADD', DELAYED, now() + tonumber(A[7]), JOB_ID .. '/0.1')
+  live()
   return 'send'
 end
--- After the loss of a ledger, the message in flight opens the job again.
-if origin == 'message' then return 'sent' end
-if standing ~= ARGV[1] then return 'conflict' end
-return sent and 'sent' or 'send'
+if get('origin') == 'message' then return redis.call('HLEN', LOOSE) == 0 and 'sent' or 'conflict' end
+if get('terms') ~= terms then return 'conflict' end
+return get('sent') and 'sent' or 'send'

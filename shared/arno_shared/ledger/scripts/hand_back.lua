@@ -1,10 +1,9 @@
--- A beginning came to nothing through no fault of its own. ARGV: index.attempt or index.attempt/position, its token.
+-- A beginning came to nothing through no fault of its own. A: index.attempt or index.attempt/position, the holder's tag.
 even_when_full()
-local count, last = string.match(redis.call('HGET', BEGUN, ARGV[1]) or '0:', '^(%d+):(.*)$')
--- Called again because its answer was lost, or after another beginning, it is not counted off twice.
-if last ~= ARGV[2] then return end
-if tonumber(count) > 1 then
-  redis.call('HSET', BEGUN, ARGV[1], (count - 1) .. ':')
-else
-  redis.call('HDEL', BEGUN, ARGV[1])
+-- Called again because its answer was lost, it finds nothing to take away.
+local gone, tags = string.match(redis.call('HGET', BEGUN, A[1]) or '0', '^(%d+)(.*)$')
+local others = {}
+for tag in string.gmatch(tags, '%S+') do
+  if tag ~= A[2] then others[#others + 1] = tag end
 end
+write_beginnings(A[1], tonumber(gone), others)

@@ -1,36 +1,43 @@
--- ARGV: terms, prefix, format, lane. KEYS[8]: the set of jobs; ARGV[5]: job id; ARGV[6]: retention_s.
--- Returns 'created', 'resumed', or 'conflict' with the terms that stand.
-local terms, prefix, format, lane, job_id, retention_s = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+-- A producer opens a job, or finds it. A: terms, prefix, format, lane, digest of all its images or '', '1' when its record
+-- in storage says that the prefix is its own, '1' when somebody said that it is to go on whatever became of it.
+-- Returns 'created' or 'standing' with its state and whether it is sealed; 'terms', 'images' or 'place' with what stands,
+-- when that is another job's; 'was' with the state of a job that the ledger has let go.
+local terms, prefix, format, lane, digest, owns, goes_on = A[1], A[2], A[3], A[4], A[5], A[6] == '1', A[7] == '1'
+
+local function take_place()
+  if owns then redis.call('DEL', PLACE) end
+  return claim_place()
+end
+
 if redis.call('EXISTS', JOB) == 0 then
-  local at = now()
-  redis.call('HSET', JOB, 'state', 'running', 'origin', 'producer', 'sealed', '0', 'terms', terms,
-             'prefix', prefix, 'format', format, 'lane', lane, 'created_at', at)
-  redis.call('ZADD', KEYS[8], at, job_id)
-  redis.call('ZREMRANGEBYSCORE', KEYS[8], '-inf', at - 10 * retention_s)
+  local was, its_terms, loose = unpack(redis.call('HMGET', TOMBSTONE, 'state', 'terms', 'loose'))
+  if was and not goes_on then
+    if loose ~= '0' or (its_terms ~= redis.sha1hex(terms) and its_terms ~= redis.sha1hex('')) then return {'terms', ''} end
+    if was == 'cancelled' then return {'was', was} end
+  end
+  if not take_place() then return {'place', redis.call('GET', PLACE)} end
+  -- What is done of it is found anew, by its result objects.
+  redis.call('DEL', COMMITTED, TOMBSTONE)
+  redis.call('HSET', JOB, 'state', 'running', 'origin', 'producer', 'sealed', '0', 'terms', terms, 'prefix', prefix,
+             'format', format, 'lane', lane, 'created_at', now())
+  if digest ~= '' then redis.call('HSET', JOB, 'digest', digest) end
+  redis.call('ZADD', KEYS[16], now(), JOB_ID)
+  redis.call('ZREMRANGEBYSCORE', KEYS[16], '-inf', now() - TOMBSTONE_S)
+  live()
   return {'created', ''}
 end
+
 -- After the loss of a ledger, chunks that were in flight open their job again before its producer does.
-local origin, loose, its_prefix, its_format = unpack(redis.call('HMGET', JOB, 'origin', 'loose', 'prefix', 'format'))
-if origin == 'message' and not loose and its_prefix == prefix and its_format == format then
+if get('origin') == 'message' and redis.call('HLEN', LOOSE) == 0 and get('prefix') == prefix and get('format') == format then
   -- What messages counted, their producer announces anew.
   redis.call('HSET', JOB, 'origin', 'producer', 'terms', terms, 'sealed', '0', 'chunks', 0, 'images', 0)
-  redis.call('ZADD', KEYS[8], now(), job_id)
+  redis.call('ZADD', KEYS[16], now(), JOB_ID)
+  wake()
 end
-local standing = redis.call('HGET', JOB, 'terms') or ''
-if standing ~= terms then return {'conflict', standing} end
-wake()
-redis.call('HSET', JOB, 'lane', lane)
--- Chunks that were given up whole are sent again, as everything uncommitted is.
-local buried = redis.call('HGETALL', BURIED)
-for i = 1, #buried, 2 do
-  if string.sub(buried[i], -2) == '.1' then
-    redis.call('HDEL', BURIED, buried[i])
-    count('buried', -1)
-    count('dead', -tonumber(buried[i + 1]))
-  end
-end
--- So are attempts whose messages a cancelled job dropped.
-release(KEYS[9], job_id)
--- Nothing may be missing: then this is all that happens.
-settle(retention_s)
-return {'resumed', ''}
+local standing = get('terms') or ''
+if standing ~= terms then return {'terms', standing} end
+if digest ~= '' and digest ~= (get('digest') or digest) then return {'images', ''} end
+if not take_place() then return {'place', redis.call('GET', PLACE)} end
+if digest ~= '' then redis.call('HSET', JOB, 'digest', digest) end
+if get('state') == 'incomplete' then wake() end
+return {'standing', get('state'), get('sealed')}

@@ -1,6 +1,7 @@
--- Keeps a chunk's message until its job goes on, with the attempts that wait. ARGV: index.attempt, message.
+-- Keeps a chunk's message until its job goes on, with the attempts that wait. A: index.attempt, message.
 -- Returns 0 when the job goes on already.
 even_when_full()
-if redis.call('HGET', JOB, 'state') ~= 'paused' then return 0 end
-redis.call('HSETNX', PUT_OFF, ARGV[1], ARGV[2])
+if get('state') ~= 'paused' then return 0 end
+redis.call('HSETNX', PUT_OFF, A[1], A[2])
+live()
 return 1

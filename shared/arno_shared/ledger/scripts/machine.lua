@@ -1,0 +1,178 @@
+-- The two state machines, of a job and of a chunk, which docs/delivery.md draws. Read before every script.
+-- KEYS: a job's keys in the order of names.JobKeys; the live jobs, the delayed, the dead letters, the topic and the
+-- messages in hand; where a message or a producer names an output, the key that says whose its prefix is.
+-- ARGV: the job's id; how long (s) the keys of a job stay that has ended, its tombstone after that, and a live job of
+-- which nothing is heard; then each script's own, which are A.
+
+local JOB, COMMITTED, COMMITS, PUT_OFF, BURIED, LOOSE, BEGUN, RESTORED, TOMBSTONE = unpack(KEYS, 1, 9)
+local LIVE, DELAYED, DEAD, TOPIC, UNACKED, PLACE = unpack(KEYS, 10, 15)
+local JOB_ID, RETENTION_S, TOMBSTONE_S, ABANDON_S = unpack(ARGV, 1, 4)
+local A = {unpack(ARGV, 5)}
+
+-- A server whose memory is full refuses what may take more, until a script has written something else. Called first by
+-- what workers do: finishing work is what frees memory. What producers do is refused.
+local function even_when_full()
+  redis.call('HDEL', JOB, '')
+end
+
+local function now()
+  local t = redis.call('TIME')
+  return t[1] + t[2] / 1000000
+end
+
+local function get(field)
+  return redis.call('HGET', JOB, field)
+end
+
+local function number(field)
+  return tonumber(get(field) or 0)
+end
+
+-- What a lost ledger never counted cannot be counted off.
+local function count(field, n)
+  if n ~= 0 and redis.call('HINCRBY', JOB, field, n) < 0 then redis.call('HSET', JOB, field, 0) end
+end
+
+-- A job that has not ended: none of its keys ages, and it is given up when nothing is heard of it for long.
+local function live()
+  redis.call('ZADD', LIVE, now() + ABANDON_S, JOB_ID)
+end
+
+-- A job that has ended, and what is written of it after that, is forgotten in time; what is left then is a tombstone: who
+-- comes late, or asks again, finds that it was, and which chunks were committed.
+local function age()
+  for i = 1, 8 do redis.call('EXPIRE', KEYS[i], RETENTION_S) end
+  local f = redis.call('HMGET', JOB, 'state', 'origin', 'top', 'terms')
+  redis.call('HSET', TOMBSTONE, 'state', f[1], 'origin', f[2], 'top', f[3] or -1, 'terms', redis.sha1hex(f[4] or ''),
+             'loose', redis.call('HLEN', LOOSE))
+  redis.call('EXPIRE', TOMBSTONE, TOMBSTONE_S)
+  redis.call('EXPIRE', COMMITTED, TOMBSTONE_S)
+  redis.call('ZREM', LIVE, JOB_ID)
+end
+
+local function wake()
+  redis.call('HSET', JOB, 'state', 'running')
+  redis.call('HDEL', JOB, 'finished_at', 'dropped')
+  for i = 1, 8 do redis.call('PERSIST', KEYS[i]) end
+  live()
+end
+
+local function finish(state)
+  redis.call('HSET', JOB, 'state', state, 'finished_at', now())
+end
+
+-- Run after everything that happens to a job: whether it is done, and whether it ages. A job is done once all of its
+-- chunks are known and nothing of it is outstanding. One that was cancelled ages once workers have met, and dropped, all
+-- that was queued of it; of messages of others nobody knows how many are queued.
+local function settle()
+  local f = redis.call('HMGET', JOB, 'state', 'sealed', 'origin')
+  local state, left = f[1], number('chunks') - number('committed') - number('buried')
+  if (state == 'running' or state == 'paused') and f[2] == '1' and left <= 0 and number('put_off') <= 0 then
+    finish('done')
+    state = 'done'
+  end
+  local met = state == 'cancelled' and (f[3] == 'message' or left <= number('dropped'))
+  if state == 'done' or state == 'incomplete' or met then age() else live() end
+end
+
+local function is_committed(index, attempt)
+  if attempt == 1 then return redis.call('GETBIT', COMMITTED, index) == 1 end
+  return redis.call('ZSCORE', COMMITS, index .. '.' .. attempt) ~= false
+end
+
+-- Attempts that wait are due now: those that were put off, and those that a job which stood still has dropped.
+local function release()
+  local due = now()
+  for _, field in ipairs(redis.call('HKEYS', PUT_OFF)) do
+    redis.call('ZADD', DELAYED, 'NX', due, JOB_ID .. '/' .. field)
+  end
+end
+
+-- An output prefix is one job's. Whether it is this one's, from now on or from before.
+local function claim_place()
+  local owner = redis.call('GET', PLACE)
+  if owner and owner ~= JOB_ID then return false end
+  redis.call('SET', PLACE, JOB_ID, 'EX', TOMBSTONE_S)
+  return true
+end
+
+-- What no producer opened a job for is a job all the same, complete as soon as what came of it is: messages of others, and
+-- chunks whose ledger was lost, or has let the job go.
+local function open_for_message(prefix, format)
+  if redis.call('EXISTS', JOB) == 1 then return end
+  redis.call('HSET', JOB, 'state', 'running', 'origin', 'message', 'sealed', '1', 'created_at', now(),
+             'prefix', prefix, 'format', format, 'top', redis.call('HGET', TOMBSTONE, 'top') or -1)
+  for i = 1, 8 do redis.call('PERSIST', KEYS[i]) end
+  live()
+end
+
+-- What messages of others are numbered from.
+local function raise_top(index)
+  if index > tonumber(get('top') or -1) then redis.call('HSET', JOB, 'top', index) end
+end
+
+-- Of images that are about to be counted for what became of them: producers announce the first attempts of theirs,
+-- messages are counted now. A later attempt is counted as put off, unless the ledger was lost meanwhile.
+local function leave_waiting(attempt, images, was_put_off)
+  if attempt > 1 and was_put_off then
+    count('put_off', -images)
+  elseif get('origin') == 'message' then
+    count('images', images)
+    if attempt == 1 then count('chunks', 1) end
+  end
+end
+
+-- A chunk that was given up whole rises again: its letter, which says that it did not, goes.
+local function unbury(field)
+  local images, letter = string.match(redis.call('HGET', BURIED, field) or '', '^(%d+):?(.*)$')
+  if not images then return false end
+  redis.call('HDEL', BURIED, field)
+  count('dead', -tonumber(images))
+  if string.sub(field, -2) == '.1' then count('buried', -1) end
+  if letter ~= '' then redis.call('XDEL', DEAD, letter) end
+  return true
+end
+
+-- How often a chunk, or an image alone, was begun by somebody who is gone, and who may still have it. A beginning is
+-- known by the tag under which its message is in hand: that is gone once its lease has run out.
+local function beginnings(field, but_for)
+  local gone, tags = string.match(redis.call('HGET', BEGUN, field) or '0', '^(%d+)(.*)$')
+  local living = {}
+  gone = tonumber(gone)
+  for tag in string.gmatch(tags, '%S+') do
+    if tag ~= but_for then
+      if redis.call('HEXISTS', UNACKED, tag) == 1 then living[#living + 1] = tag else gone = gone + 1 end
+    end
+  end
+  return gone, living
+end
+
+local function write_beginnings(field, gone, living)
+  if gone == 0 and #living == 0 then
+    redis.call('HDEL', BEGUN, field)
+  else
+    redis.call('HSET', BEGUN, field, gone .. ' ' .. table.concat(living, ' '))
+    -- The job may have ended, and be ageing.
+    local left_s = redis.call('TTL', JOB)
+    if left_s > 0 then redis.call('EXPIRE', BEGUN, left_s) end
+  end
+end
+
+-- Returns how often it was begun without an end, this time included. Called again by the same holder it counts once.
+local function count_beginning(field, tag)
+  local gone, living = beginnings(field, tag)
+  living[#living + 1] = tag
+  write_beginnings(field, gone, living)
+  return gone + 1
+end
+
+-- The chunk has ended: how often it was begun matters no more.
+local function forget_begun(field, images)
+  local gone, tags = string.match(redis.call('HGET', BEGUN, field) or '0', '^(%d+)(.*)$')
+  redis.call('HDEL', BEGUN, field)
+  local _, times = string.gsub(tags, '%S+', '')
+  if gone + times > 1 then
+    for position = 0, images - 1 do redis.call('HDEL', BEGUN, field .. '/' .. position) end
+    redis.call('HDEL', BEGUN, field .. '/whole')
+  end
+end
