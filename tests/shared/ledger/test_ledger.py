@@ -2,8 +2,6 @@
 
 import json
 import random
-import secrets
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from threading import Barrier
@@ -13,154 +11,34 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from arno_shared.dead_letters import DeadLetter, DeadLetters, FiledLetter, LetterKind
+from arno_shared.dead_letters import DeadLetters, FiledLetter, LetterKind
 from arno_shared.errors import JobConflict, JobNotFound
-from arno_shared.ledger import JobState, Ledger, Message, Outcome, Verdict, indices_of
-from arno_shared.messages import Chunk, ImageRef, Output, Prompt
-from arno_shared.names import DELAYED, TOPIC, Lane, event_id, job_keys, task_id
-from arno_shared.redis_client import RedisClient, connect
-from arno_shared.settings import Settings
-from arno_shared.topic import ChunkCompleted, ChunkEvent, Counts
+from arno_shared.ledger import JobState, Ledger, Verdict, indices_of
+from arno_shared.messages import Chunk, Output
+from arno_shared.names import DELAYED, TOPIC, Lane, event_id, job_keys
+from arno_shared.redis_client import RedisClient
+from arno_shared.topic import ChunkEvent
+from tests.shared.ledger.hand import (
+    OUTPUT,
+    TERMS,
+    announce,
+    begin,
+    bury,
+    chunk_of,
+    counted,
+    foreign,
+    keys_of,
+    letter_of,
+    open_job,
+    outcome,
+    output_of,
+    replay,
+    send_due,
+    state,
+)
 
 patient = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 """Machines may be busy: how long an example takes says nothing."""
-
-OUTPUT = Output(prefix="s3://results/run-7/")
-DIGEST = "of all images"
-TERMS = '{"prompts": "<OD>"}'
-WHEN = datetime(2026, 1, 2, tzinfo=UTC)
-RETENTION_S = 3600
-
-
-@pytest.fixture
-def redis(valkey_url: str) -> Iterator[RedisClient]:
-    with connect(Settings(redis_url=valkey_url)) as client:
-        yield client
-
-
-@pytest.fixture
-def ledger(redis: RedisClient, valkey_url: str) -> Ledger:
-    return Ledger(redis, Settings(redis_url=valkey_url, ledger_retention_s=RETENTION_S))
-
-
-@pytest.fixture
-def letters(redis: RedisClient) -> DeadLetters:
-    return DeadLetters(redis, 1000)
-
-
-def chunk_of(images: int, *, job_id: str = "run-7", index: int = 0, attempt: int = 1) -> Chunk:
-    return Chunk(
-        images=tuple(ImageRef(uri=f"s3://photos/{index}/{number}.jpg") for number in range(images)),
-        prompts=(Prompt(task="<OD>"),),
-        output=OUTPUT,
-        job_id=job_id,
-        index=index,
-        attempt=attempt,
-    )
-
-
-def outcome(
-    chunk: Chunk,
-    *,
-    ok: int | None = None,
-    failed: int = 0,
-    put_off: int = 0,
-    gives_up: bool = False,
-    delay_s: float = 0,
-) -> Outcome:
-    """What a worker commits; all images are `ok` unless it is said otherwise. Failed ones are `not_found`, or
-    `timeout` when the chunk gives them up."""
-    ok = len(chunk.images) - failed - put_off if ok is None else ok
-    code = "timeout" if gives_up else "not_found"
-    return Outcome(
-        event=ChunkEvent(
-            id=event_id(chunk.job_id, chunk.index, chunk.attempt),
-            source="/arno/gpu0",
-            subject=chunk.job_id,
-            time=WHEN,
-            data=ChunkCompleted(
-                job_id=chunk.job_id,
-                index=chunk.index,
-                attempt=chunk.attempt,
-                result_uri=f"{chunk.output.prefix}part",
-                counts=Counts(ok=ok, failed=failed, put_off=put_off),
-            ),
-        ),
-        failed_by_code={code: failed} if failed else {},
-        put_off=chunk.retry_of(chunk.images[:put_off]) if put_off else None,
-        put_off_delay_s=delay_s,
-        letter=letter_of(LetterKind.IMAGES, chunk.model_copy(update={"images": chunk.images[:failed]}))
-        if gives_up
-        else None,
-    )
-
-
-def letter_of(kind: LetterKind, chunk: Chunk) -> DeadLetter:
-    failed_by_code = {"timeout": len(chunk.images)} if kind is LetterKind.IMAGES else {}
-    return DeadLetter.of_chunk(
-        kind, chunk, code="timeout", reason="too slow", worker="gpu0", failed_by_code=failed_by_code
-    )
-
-
-def bury(ledger: Ledger, chunk: Chunk) -> bool:
-    return ledger.bury(chunk, letter_of(LetterKind.CHUNK, chunk))
-
-
-def open_job(ledger: Ledger, *sizes: int, job_id: str = "run-7", sealed: bool = True) -> list[Chunk]:
-    """A job of chunks of these sizes."""
-    ledger.open(job_id, TERMS, OUTPUT, Lane.BULK)
-    announce(ledger, job_id, len(sizes), sum(sizes), sealed=sealed)
-    return [chunk_of(size, job_id=job_id, index=index) for index, size in enumerate(sizes)]
-
-
-def announce(ledger: Ledger, job_id: str, chunks: int, images: int, *, sealed: bool) -> None:
-    ledger.announce(job_id, chunks, images)
-    if sealed:
-        ledger.seal(job_id, chunks, images, DIGEST)
-
-
-def begin(ledger: Ledger, chunk: Chunk) -> Verdict:
-    return ledger.begin(chunk.job_id, chunk.index, chunk.attempt, sent(chunk), chunk.output).verdict
-
-
-def sent(chunk: Chunk, tag: str = "") -> Message:
-    """The house's own message of a chunk, in the hands of somebody who is gone."""
-    return Message(task_id(chunk.job_id, chunk.index, chunk.attempt), chunk.digest, tag or secrets.token_hex(4))
-
-
-def foreign(message_id: str = "message", asks: str = "asked", tag: str = "") -> Message:
-    """Somebody else's."""
-    return Message(message_id, asks, tag or secrets.token_hex(4))
-
-
-def counted(ledger: Ledger, job_id: str = "run-7") -> dict[str, int]:
-    """The counters that are not zero."""
-    status = ledger.status(job_id)
-    fields = ("chunks", "chunks_committed", "images", "ok", "failed", "put_off", "dead")
-    return {field: getattr(status, field) for field in fields if getattr(status, field)}
-
-
-def state(ledger: Ledger, job_id: str = "run-7") -> JobState:
-    return ledger.status(job_id).state
-
-
-def send_due(ledger: Ledger) -> list[Chunk]:
-    """Takes what is due, as whoever sends it does."""
-    due = ledger.due()
-    for message in due:
-        ledger.sent(message)
-    return [Chunk.model_validate(message.message) for message in due]
-
-
-def replay(ledger: Ledger, letters: DeadLetters) -> list[Chunk]:
-    """Replays every letter there is; the chunks that are due for it."""
-    for filed in list(letters.list()):
-        assert ledger.replay(filed)
-    return send_due(ledger)
-
-
-def keys_of(redis: RedisClient, job_id: str = "run-7") -> list[str]:
-    return [key for key in job_keys(job_id) if redis.exists(key)]
 
 
 # Opening
@@ -217,7 +95,7 @@ def test_a_job_that_nobody_opened_is_not_found(ledger: Ledger) -> None:
 
 def test_jobs_are_listed_newest_first_and_messages_are_no_jobs(ledger: Ledger) -> None:
     for job_id in ("a", "c", "b"):
-        ledger.open(job_id, TERMS, OUTPUT, Lane.BULK)
+        ledger.open(job_id, TERMS, output_of(job_id), Lane.BULK)
     begin(ledger, chunk_of(1, job_id="message"))
     assert ledger.jobs(10) == ["b", "c", "a"]
     assert ledger.jobs(2) == ["b", "c"]
@@ -378,10 +256,10 @@ def test_what_is_due_comes_up_again_until_it_is_sent(ledger: Ledger, redis: Redi
     (chunk,) = open_job(ledger, 1)
     ledger.commit(chunk, outcome(chunk, put_off=1))
     (claimed,) = ledger.due()
-    assert claimed.lane == "bulk"
+    assert claimed.lane is Lane.BULK
     assert ledger.due() == []
     # Whoever claimed it is given half a minute; then it was lost.
-    redis.zadd(DELAYED, {claimed.member: redis.time()[0] - 1})
+    redis.zadd(DELAYED, {f"{claimed.job_id}/{claimed.attempt}": redis.time()[0] - 1})
     assert ledger.due() == [claimed]
     ledger.sent(claimed)
     assert redis.zcard(DELAYED) == 0
@@ -518,17 +396,19 @@ def test_a_replayed_message_counts_as_before(ledger: Ledger, letters: DeadLetter
     assert state(ledger, "message") is JobState.DONE
 
 
-def test_a_letter_of_a_chunk_that_was_done_meanwhile_wakes_nothing(ledger: Ledger, letters: DeadLetters) -> None:
+def test_the_letter_of_a_chunk_that_is_done_after_all_goes_and_wakes_nothing(
+    ledger: Ledger, letters: DeadLetters
+) -> None:
     (chunk,) = open_job(ledger, 3)
     bury(ledger, chunk)
-    open_job(ledger, 3, sealed=False)
-    ledger.commit(chunk, outcome(chunk))
-    announce(ledger, "run-7", 1, 3, sealed=True)
-    assert state(ledger) is JobState.DONE
     (filed,) = letters.list()
-    assert ledger.replay(filed) is True
-    assert send_due(ledger) == []
+    ledger.commit(chunk, outcome(chunk))
     assert list(letters.list()) == []
+    assert ledger.replay(filed) is False
+    letters.add(filed.letter)
+    (late,) = letters.list()
+    assert ledger.replay(late) is True
+    assert send_due(ledger) == []
     assert state(ledger) is JobState.DONE
     assert counted(ledger) == {"chunks": 1, "chunks_committed": 1, "images": 3, "ok": 3}
 
@@ -583,10 +463,13 @@ def test_a_done_job_that_is_opened_again_is_still_done(ledger: Ledger) -> None:
     assert state(ledger) is JobState.DONE
 
 
-def test_a_resumed_job_does_buried_chunks_again(ledger: Ledger) -> None:
+def test_a_resumed_job_does_buried_chunks_again(ledger: Ledger, letters: DeadLetters) -> None:
     (chunk,) = open_job(ledger, 3)
     bury(ledger, chunk)
     open_job(ledger, 3)
+    assert counted(ledger) == {"chunks": 1, "dead": 3, "images": 3}
+    ledger.revive("run-7", TERMS, OUTPUT, Lane.BULK)
+    assert list(letters.list()) == []
     assert counted(ledger) == {"chunks": 1, "images": 3}
     assert state(ledger) is JobState.RUNNING
     ledger.commit(chunk, outcome(chunk))
@@ -618,6 +501,9 @@ def test_a_cancelled_job_is_resumed_with_all_that_was_left(ledger: Ledger) -> No
     (dropped,) = send_due(ledger)
     assert begin(ledger, dropped) is Verdict.CANCELLED
     open_job(ledger, 2, 2)
+    assert begin(ledger, second) is Verdict.CANCELLED
+    assert state(ledger) is JobState.CANCELLED
+    ledger.revive("run-7", TERMS, OUTPUT, Lane.BULK)
     assert begin(ledger, second) is Verdict.GO
     (later,) = send_due(ledger)
     assert later == dropped
@@ -625,42 +511,6 @@ def test_a_cancelled_job_is_resumed_with_all_that_was_left(ledger: Ledger) -> No
         ledger.commit(chunk, outcome(chunk))
     assert counted(ledger) == {"chunks": 2, "chunks_committed": 2, "images": 4, "ok": 4}
     assert state(ledger) is JobState.DONE
-
-
-# Ageing
-
-
-def ageing(redis: RedisClient) -> set[bool]:
-    """Whether the job's keys have a time to live: of all, of none, or of some."""
-    return {0 < redis.ttl(key) <= RETENTION_S for key in keys_of(redis)}
-
-
-def test_the_keys_of_a_done_job_age_and_those_of_a_running_one_stay(ledger: Ledger, redis: RedisClient) -> None:
-    (chunk,) = open_job(ledger, 3)
-    ledger.commit(chunk, outcome(chunk, put_off=2))
-    (later,) = send_due(ledger)
-    assert ageing(redis) == {False}
-    ledger.commit(later, outcome(later, failed=1, gives_up=True))
-    assert len(keys_of(redis)) >= 3
-    assert ageing(redis) == {True}
-
-
-def test_a_job_that_wakes_stops_ageing(ledger: Ledger, letters: DeadLetters, redis: RedisClient) -> None:
-    (chunk,) = open_job(ledger, 3)
-    ledger.commit(chunk, outcome(chunk, failed=1, gives_up=True))
-    assert ageing(redis) == {True}
-    replay(ledger, letters)
-    assert ageing(redis) == {False}
-
-
-def test_no_key_of_a_cancelled_job_stays_for_ever(ledger: Ledger, redis: RedisClient) -> None:
-    committed, buried = open_job(ledger, 3, 3)
-    ledger.cancel("run-7")
-    assert ageing(redis) == {True}
-    ledger.commit(committed, outcome(committed, put_off=1))
-    bury(ledger, buried)
-    ledger.begin("run-7", None, 1, foreign(), OUTPUT)
-    assert ageing(redis) == {True}
 
 
 # Losing Redis
@@ -697,7 +547,7 @@ def test_a_producer_resumes_its_job_after_chunks_in_flight_survived_the_ledger(
     bury(ledger, buried)
     assert not ledger.open("run-7", TERMS, OUTPUT, Lane.BULK).created
     announce(ledger, "run-7", 3, 6, sealed=True)
-    assert counted(ledger) == {"chunks": 3, "chunks_committed": 1, "images": 6, "ok": 3}
+    assert counted(ledger) == {"chunks": 3, "chunks_committed": 1, "dead": 2, "images": 6, "ok": 3}
     assert ledger.jobs(1) == ["run-7"]
     for chunk in (buried, waiting):
         assert state(ledger) is JobState.RUNNING
@@ -732,6 +582,9 @@ class Model:
 
     def open(self) -> None:
         self.ledger.open("run-7", TERMS, OUTPUT, Lane.BULK)
+
+    def revive(self) -> None:
+        self.ledger.revive("run-7", TERMS, OUTPUT, Lane.BULK)
         self.cancelled = False
         for attempt, where in self.where.items():
             if where == "dead" and attempt[1] == 1:
@@ -782,6 +635,10 @@ class Model:
         filed: list[FiledLetter] = list(self.letters.list())
         if filed:
             chosen = self.random.choice(filed)
+            if self.cancelled:
+                with pytest.raises(JobConflict, match="was cancelled"):
+                    self.ledger.replay(chosen)
+                return
             assert self.ledger.replay(chosen)
             letter = chosen.letter
             attempt = (letter.index or 0, letter.attempt or 0)
@@ -798,8 +655,18 @@ class Model:
         self.cancelled = self.ledger.cancel("run-7") is JobState.CANCELLED
 
     def step(self) -> None:
-        steps = [self.open, self.announce, self.commit, self.bury, self.begin, self.replay, self.send, self.cancel]
-        self.random.choices(steps, weights=[1, 3, 8, 2, 2, 2, 1, 0.5])[0]()
+        steps = {
+            self.open: 1.0,
+            self.revive: 1.0,
+            self.announce: 3.0,
+            self.commit: 8.0,
+            self.bury: 2.0,
+            self.begin: 2.0,
+            self.replay: 2.0,
+            self.send: 1.0,
+            self.cancel: 0.5,
+        }
+        self.random.choices(list(steps), weights=list(steps.values()))[0]()
 
     # What must hold
 
@@ -822,7 +689,7 @@ class Model:
 
     def finish(self) -> None:
         """Everything that is left is done, in any order; then the job must be."""
-        self.open()
+        self.revive()
         announce(self.ledger, "run-7", self.chunks, 0, sealed=True)
         self.sealed = True
         left = [attempt for attempt, where in self.where.items() if where in ("waiting", "put_off")]
@@ -847,7 +714,7 @@ def test_whatever_happens_each_image_is_counted_once_and_the_job_is_done_when_no
     model.finish()
     model.check()
     assert state(ledger) is JobState.DONE
-    assert ageing(redis) == {True}
+    assert all(redis.ttl(key) > 0 for key in keys_of(redis))
     events = [json.loads(fields[b"event"])["id"] for _, fields in redis.xrange(TOPIC)]
     assert sorted(events) == sorted(
         event_id("run-7", *attempt) for attempt, where in model.where.items() if where == "committed"

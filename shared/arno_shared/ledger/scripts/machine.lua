@@ -50,10 +50,15 @@ local function age()
   redis.call('ZREM', LIVE, JOB_ID)
 end
 
+local function persist()
+  for i = 1, 8 do redis.call('PERSIST', KEYS[i]) end
+  redis.call('DEL', TOMBSTONE)
+end
+
 local function wake()
   redis.call('HSET', JOB, 'state', 'running')
   redis.call('HDEL', JOB, 'finished_at', 'dropped')
-  for i = 1, 8 do redis.call('PERSIST', KEYS[i]) end
+  persist()
   live()
 end
 
@@ -102,7 +107,7 @@ local function open_for_message(prefix, format)
   if redis.call('EXISTS', JOB) == 1 then return end
   redis.call('HSET', JOB, 'state', 'running', 'origin', 'message', 'sealed', '1', 'created_at', now(),
              'prefix', prefix, 'format', format, 'top', redis.call('HGET', TOMBSTONE, 'top') or -1)
-  for i = 1, 8 do redis.call('PERSIST', KEYS[i]) end
+  persist()
   live()
 end
 

@@ -1,0 +1,212 @@
+"""Whose is it? An id, an index and an output prefix are one work's, and nobody else's."""
+
+import pytest
+
+from arno_shared.dead_letters import DeadLetters
+from arno_shared.errors import JobConflict
+from arno_shared.ledger import JobState, Ledger, Verdict
+from arno_shared.messages import MAX_CHUNKS, Output
+from arno_shared.names import Lane
+from arno_shared.redis_client import RedisClient
+from tests.shared.ledger.hand import (
+    OUTPUT,
+    RETENTION_S,
+    TERMS,
+    announce,
+    begin,
+    bury,
+    chunk_of,
+    foreign,
+    let_pass,
+    open_job,
+    outcome,
+    send_due,
+    state,
+)
+
+ELSEWHERE = Output(prefix="s3://results/elsewhere/")
+
+
+# Output prefixes
+
+
+def open_it(ledger: Ledger) -> None:
+    ledger.open("first", TERMS, OUTPUT, Lane.BULK)
+
+
+def expect_it(ledger: Ledger) -> None:
+    ledger.expect(chunk_of(1, job_id="first").model_copy(update={"output": OUTPUT}), Lane.BULK)
+
+
+def begin_it(ledger: Ledger) -> None:
+    assert ledger.begin("first", 0, 1, foreign(), OUTPUT).verdict is Verdict.GO
+
+
+@pytest.mark.parametrize("first", [open_it, expect_it, begin_it])
+def test_a_prefix_is_of_the_job_that_came_first(first, ledger: Ledger, redis: RedisClient) -> None:
+    first(ledger)
+    for _ in range(2):
+        with pytest.raises(JobConflict, match="holds the results of job 'first'"):
+            ledger.open("second", TERMS, OUTPUT, Lane.BULK)
+        with pytest.raises(JobConflict, match="holds another's results"):
+            ledger.expect(chunk_of(1, job_id="second").model_copy(update={"output": OUTPUT}), Lane.BULK)
+        assert ledger.begin("second", 0, 1, foreign(), OUTPUT).verdict is Verdict.CONFLICT
+        assert ledger.begin("second", None, 1, foreign(), OUTPUT).verdict is Verdict.CONFLICT
+        let_pass(redis, RETENTION_S + 1)
+    first(ledger)
+
+
+def test_what_was_refused_leaves_no_job(ledger: Ledger, redis: RedisClient) -> None:
+    open_it(ledger)
+    before = sorted(redis.keys("*"))
+    with pytest.raises(JobConflict):
+        ledger.open("second", TERMS, OUTPUT, Lane.BULK)
+    ledger.begin("second", 0, 1, foreign(), OUTPUT)
+    assert sorted(redis.keys("*")) == before
+
+
+def test_the_record_in_storage_outranks_the_ledger(ledger: Ledger) -> None:
+    begin_it(ledger)
+    assert ledger.open("second", TERMS, OUTPUT, Lane.BULK, owns=True).created
+    assert ledger.begin("first", 1, 1, foreign(), OUTPUT).verdict is Verdict.CONFLICT
+
+
+@pytest.mark.parametrize("output", [ELSEWHERE, OUTPUT.model_copy(update={"format": "parquet"})])
+def test_a_job_has_one_output(output: Output, ledger: Ledger) -> None:
+    assert ledger.begin("run-7", 0, 1, foreign("a", "a"), OUTPUT).verdict is Verdict.GO
+    assert ledger.begin("run-7", 1, 1, foreign("b", "b"), output).verdict is Verdict.CONFLICT
+
+
+# A producer's job
+
+
+@pytest.mark.parametrize("index", [None, 0, 1, 7])
+def test_a_producer_s_job_takes_no_messages_of_others(index: int | None, ledger: Ledger) -> None:
+    first, second = open_job(ledger, 2, 2)
+    ledger.commit(first, outcome(first))
+    assert ledger.begin("run-7", index, 1, foreign(), OUTPUT).verdict is Verdict.CONFLICT
+    assert begin(ledger, second) is Verdict.GO
+    ledger.commit(second, outcome(second))
+    assert state(ledger) is JobState.DONE
+
+
+def test_what_was_sent_takes_no_messages_of_others(ledger: Ledger) -> None:
+    chunk = chunk_of(2)
+    ledger.expect(chunk, Lane.BULK)
+    assert ledger.begin("run-7", 0, 1, foreign(), OUTPUT).verdict is Verdict.CONFLICT
+    assert begin(ledger, chunk) is Verdict.GO
+
+
+# Messages of others
+
+
+def test_two_messages_of_one_index_are_two_works(ledger: Ledger) -> None:
+    assert ledger.begin("run-7", 0, 1, foreign("a", "cats"), OUTPUT).verdict is Verdict.GO
+    assert ledger.begin("run-7", 0, 1, foreign("b", "dogs"), OUTPUT).verdict is Verdict.CONFLICT
+    cats = chunk_of(1)
+    ledger.commit(cats, outcome(cats))
+    assert ledger.begin("run-7", 0, 1, foreign("b", "dogs"), OUTPUT).verdict is Verdict.CONFLICT
+    assert ledger.begin("run-7", 0, 1, foreign("c", "cats"), OUTPUT).verdict is Verdict.COMMITTED
+
+
+def test_a_message_without_index_never_gets_one_that_another_named(ledger: Ledger) -> None:
+    taken = {0, 1, 5}
+    for index in taken:
+        ledger.begin("run-7", index, 1, foreign(f"m{index}", f"{index}"), OUTPUT)
+    found = [ledger.begin("run-7", None, 1, foreign(f"n{n}", f"n{n}"), OUTPUT) for n in range(3)]
+    assert [begun.verdict for begun in found] == [Verdict.GO] * 3
+    assert len(taken | {begun.index for begun in found}) == 6
+
+
+def test_an_index_that_a_message_got_is_not_another_s_to_name(ledger: Ledger) -> None:
+    begun = ledger.begin("run-7", None, 1, foreign("a", "cats"), OUTPUT)
+    assert ledger.begin("run-7", begun.index, 1, foreign("b", "dogs"), OUTPUT).verdict is Verdict.CONFLICT
+
+
+def test_messages_of_one_id_that_ask_for_different_things_are_different_work(ledger: Ledger) -> None:
+    first = ledger.begin("run-7", None, 1, foreign("same", "cats"), OUTPUT)
+    second = ledger.begin("run-7", None, 1, foreign("same", "dogs"), OUTPUT)
+    again = ledger.begin("run-7", None, 1, foreign("same", "cats"), OUTPUT)
+    assert (first.index, second.index, again.index) == (0, 1, 0)
+
+
+def test_a_message_whose_index_was_committed_after_a_loss_is_not_sure(ledger: Ledger) -> None:
+    # By a worker that had begun it before.
+    chunk = chunk_of(2)
+    ledger.commit(chunk, outcome(chunk))
+    assert ledger.begin("run-7", 0, 1, foreign(), OUTPUT).verdict is Verdict.UNSURE
+
+
+def test_there_are_no_more_indices_than_a_job_has_chunks(ledger: Ledger) -> None:
+    assert ledger.begin("run-7", MAX_CHUNKS - 1, 1, foreign("last", "last"), OUTPUT).verdict is Verdict.GO
+    assert ledger.begin("run-7", None, 1, foreign(), OUTPUT).verdict is Verdict.CONFLICT
+
+
+def test_what_was_put_off_or_replayed_comes_back_as_the_house_s_own(ledger: Ledger, letters: DeadLetters) -> None:
+    chunk = chunk_of(3)
+    assert ledger.begin("run-7", 0, 1, foreign("a", chunk.digest), OUTPUT).verdict is Verdict.GO
+    bury(ledger, chunk)
+    (filed,) = letters.list()
+    ledger.replay(filed)
+    (again,) = send_due(ledger)
+    assert begin(ledger, again) is Verdict.GO
+    ledger.commit(again, outcome(again, put_off=1))
+    (later,) = send_due(ledger)
+    assert begin(ledger, later) is Verdict.GO
+    ledger.commit(later, outcome(later))
+    assert state(ledger) is JobState.DONE
+
+
+# One list
+
+
+def test_a_job_that_is_sealed_is_not_extended(ledger: Ledger) -> None:
+    open_job(ledger, 2, 2)
+    with pytest.raises(JobConflict, match="submitted whole, with other images"):
+        announce(ledger, "run-7", 3, 6, sealed=False)
+    with pytest.raises(JobConflict, match="submitted whole, with other images"):
+        ledger.seal("run-7", 2, 4, "another digest")
+    assert ledger.status("run-7").chunks == 2
+
+
+def test_a_job_that_was_announced_longer_is_not_sealed_shorter(ledger: Ledger) -> None:
+    open_job(ledger, 2, 2, sealed=False)
+    with pytest.raises(JobConflict, match="more images"):
+        ledger.seal("run-7", 1, 2, "digest")
+    assert not ledger.status("run-7").sealed
+
+
+def test_a_list_that_is_known_is_compared_before_anything_else(ledger: Ledger) -> None:
+    assert ledger.open("run-7", TERMS, OUTPUT, Lane.BULK, digest="one").created
+    assert not ledger.open("run-7", TERMS, OUTPUT, Lane.BULK, digest="one").created
+    with pytest.raises(JobConflict, match="other images"):
+        ledger.open("run-7", TERMS, OUTPUT, Lane.BULK, digest="other")
+    ledger.announce("run-7", 1, 2)
+    with pytest.raises(JobConflict):
+        ledger.seal("run-7", 1, 2, "other")
+
+
+# Outbox
+
+
+def test_what_its_sender_did_not_come_to_send_is_sent_by_a_worker(ledger: Ledger, redis: RedisClient) -> None:
+    chunk = chunk_of(2)
+    assert ledger.expect(chunk, Lane.INTERACTIVE) is True
+    assert ledger.due() == []
+    let_pass(redis, 31)
+    (due,) = ledger.due()
+    assert (due.lane, due.message, due.task_id) == (Lane.INTERACTIVE, chunk.to_wire(), "run-7.0.1")
+    ledger.sent(due)
+    assert ledger.expect(chunk, Lane.INTERACTIVE) is False
+    assert begin(ledger, chunk) is Verdict.GO
+    ledger.commit(chunk, outcome(chunk))
+    assert ledger.due() == []
+    assert state(ledger) is JobState.DONE
+
+
+def test_what_was_sent_is_not_sent_again(ledger: Ledger, redis: RedisClient) -> None:
+    chunk = chunk_of(2)
+    ledger.expect(chunk, Lane.BULK)
+    ledger.was_sent("run-7")
+    let_pass(redis, 31)
+    assert ledger.due() == []

@@ -1,0 +1,322 @@
+"""What has not ended does not age; what has ended is forgotten in time, leaving a tombstone; nothing stays for ever."""
+
+from collections.abc import Callable
+
+import pytest
+
+from arno_shared.dead_letters import DeadLetters
+from arno_shared.errors import JobConflict, JobNotFound
+from arno_shared.ledger import JobState, Ledger, Verdict
+from arno_shared.messages import Chunk
+from arno_shared.names import DELAYED, JOBS, LIVE, TOPIC, Lane, job_keys
+from arno_shared.redis_client import RedisClient
+from arno_shared.settings import Settings
+from tests.shared.ledger.hand import (
+    OUTPUT,
+    RETENTION_S,
+    TERMS,
+    announce,
+    begin,
+    bury,
+    chunk_of,
+    counted,
+    foreign,
+    keys_of,
+    let_pass,
+    open_job,
+    outcome,
+    output_of,
+    replay,
+    send_due,
+    sent,
+    state,
+)
+
+ABANDON_S = Settings().ledger_abandon_s
+
+
+def ages(redis: RedisClient, job_id: str = "run-7") -> bool:
+    """Whether all of the job's keys have a time to live; else none has."""
+    (answer,) = {redis.ttl(key) > 0 for key in keys_of(redis, job_id)}
+    return answer
+
+
+def test_the_keys_of_a_done_job_age_and_those_of_a_running_one_stay(ledger: Ledger, redis: RedisClient) -> None:
+    (chunk,) = open_job(ledger, 3)
+    ledger.commit(chunk, outcome(chunk, put_off=2))
+    (later,) = send_due(ledger)
+    assert not ages(redis)
+    ledger.commit(later, outcome(later, failed=1, gives_up=True))
+    assert len(keys_of(redis)) >= 4
+    assert ages(redis)
+
+
+def test_a_job_that_wakes_stops_ageing(ledger: Ledger, letters: DeadLetters, redis: RedisClient) -> None:
+    (chunk,) = open_job(ledger, 3)
+    ledger.commit(chunk, outcome(chunk, failed=1, gives_up=True))
+    assert ages(redis)
+    (again,) = replay(ledger, letters)
+    let_pass(redis, 2 * RETENTION_S)
+    assert begin(ledger, again) is Verdict.GO
+    ledger.commit(again, outcome(again))
+    assert counted(ledger) == {"chunks": 1, "chunks_committed": 1, "images": 3, "ok": 3}
+
+
+def pause_a_job(ledger: Ledger) -> Chunk:
+    (chunk,) = open_job(ledger, 2)
+    ledger.pause("run-7")
+    return chunk
+
+
+def pause_what_was_sent(ledger: Ledger) -> Chunk:
+    chunk = chunk_of(2)
+    assert ledger.expect(chunk, Lane.BULK)
+    ledger.was_sent("run-7")
+    ledger.pause("run-7")
+    return chunk
+
+
+@pytest.mark.parametrize("paused", [pause_a_job, pause_what_was_sent])
+def test_a_paused_job_outlasts_every_retention(
+    paused: Callable[[Ledger], Chunk], ledger: Ledger, redis: RedisClient
+) -> None:
+    chunk = paused(ledger)
+    assert begin(ledger, chunk) is Verdict.PAUSED
+    assert ledger.park(chunk, Lane.BULK)
+    let_pass(redis, 3 * RETENTION_S)
+    assert state(ledger) is JobState.PAUSED
+    assert ledger.unpause("run-7") is JobState.RUNNING
+    assert send_due(ledger) == [chunk]
+    ledger.commit(chunk, outcome(chunk))
+    assert state(ledger) is JobState.DONE
+
+
+def test_what_waits_for_a_later_attempt_outlasts_every_retention(ledger: Ledger, redis: RedisClient) -> None:
+    chunk = chunk_of(4)
+    ledger.expect(chunk, Lane.BULK)
+    ledger.was_sent("run-7")
+    ledger.commit(chunk, outcome(chunk, failed=2, put_off=2, delay_s=5 * RETENTION_S))
+    let_pass(redis, 6 * RETENTION_S)
+    (later,) = send_due(ledger)
+    ledger.commit(later, outcome(later))
+    assert counted(ledger) == {"chunks": 1, "chunks_committed": 1, "images": 4, "ok": 2, "failed": 2}
+    assert state(ledger) is JobState.DONE
+
+
+def test_a_cancelled_job_ages_once_all_that_was_queued_of_it_is_dropped(ledger: Ledger, redis: RedisClient) -> None:
+    committed, buried, *queued = open_job(ledger, 2, 2, 2, 2)
+    ledger.commit(committed, outcome(committed))
+    bury(ledger, buried)
+    ledger.cancel("run-7")
+    let_pass(redis, 3 * RETENTION_S)
+    for chunk in queued:
+        assert not ages(redis)
+        assert begin(ledger, chunk) is Verdict.CANCELLED
+    assert ages(redis)
+    assert state(ledger) is JobState.CANCELLED
+
+
+def test_a_cancelled_job_that_goes_on_counts_what_is_dropped_anew(ledger: Ledger, redis: RedisClient) -> None:
+    chunk, _ = open_job(ledger, 2, 2)
+    for _ in range(2):
+        ledger.cancel("run-7")
+        assert not ages(redis)
+        assert begin(ledger, chunk) is Verdict.CANCELLED
+        assert not ages(redis)
+        ledger.revive("run-7", TERMS, OUTPUT, Lane.BULK)
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+@pytest.mark.parametrize("move", ["leave", "pause", "cancel"])
+def test_nothing_stays_for_ever(move: str, sealed: bool, ledger: Ledger, redis: RedisClient) -> None:
+    chunk, _ = open_job(ledger, 2, 2, sealed=sealed)
+    ledger.commit(chunk, outcome(chunk))
+    getattr(ledger, move, lambda _: None)("run-7")
+    let_pass(redis, ABANDON_S - 60)
+    assert ledger.abandon() == 0
+    assert not ages(redis)
+    let_pass(redis, 120)
+    assert ledger.abandon() == 1
+    assert ledger.abandon() == 0
+    assert state(ledger) is (JobState.CANCELLED if move == "cancel" else JobState.INCOMPLETE)
+    assert ledger.status("run-7").finished
+    assert ledger.status("run-7").finished_at
+    assert ages(redis)
+    let_pass(redis, RETENTION_S + 1)
+    with pytest.raises(JobNotFound):
+        ledger.status("run-7")
+    let_pass(redis, 10 * RETENTION_S)
+    redis.delete(TOPIC, JOBS)
+    assert redis.keys("*") == []
+
+
+def test_a_sign_of_life_puts_the_end_off(ledger: Ledger, redis: RedisClient) -> None:
+    chunk, other = open_job(ledger, 2, 2, sealed=False)
+    for sign in (
+        lambda: begin(ledger, chunk),
+        lambda: ledger.commit(chunk, outcome(chunk)),
+        lambda: bury(ledger, other),
+        lambda: announce(ledger, "run-7", 3, 6, sealed=False),
+        lambda: ledger.pause("run-7"),
+        lambda: ledger.unpause("run-7"),
+    ):
+        let_pass(redis, ABANDON_S - 60)
+        sign()
+        assert ledger.abandon() == 0
+    assert redis.zscore(LIVE, "run-7") > redis.time()[0] + ABANDON_S - 60
+
+
+def test_an_incomplete_job_goes_on_when_something_of_it_comes(ledger: Ledger, redis: RedisClient) -> None:
+    chunk, _ = open_job(ledger, 2, 2, sealed=False)
+    let_pass(redis, ABANDON_S + 60)
+    assert ledger.abandon() == 1
+    assert begin(ledger, chunk) is Verdict.GO
+    assert state(ledger) is JobState.RUNNING
+    assert not ages(redis)
+
+
+def test_an_incomplete_job_goes_on_when_it_is_submitted_again(ledger: Ledger, redis: RedisClient) -> None:
+    open_job(ledger, 2, 2, sealed=False)
+    let_pass(redis, ABANDON_S + 60)
+    ledger.abandon()
+    open_job(ledger, 2, 2)
+    assert state(ledger) is JobState.RUNNING
+    assert not ages(redis)
+
+
+# What was
+
+
+def forget(redis: RedisClient) -> None:
+    let_pass(redis, RETENTION_S + 1)
+    assert not redis.exists(job_keys("run-7").job)
+
+
+def test_a_late_message_of_a_job_that_was_cancelled_is_dropped(ledger: Ledger, redis: RedisClient) -> None:
+    chunk, late = open_job(ledger, 2, 2)
+    ledger.cancel("run-7")
+    begin(ledger, chunk)
+    begin(ledger, chunk)
+    forget(redis)
+    for _ in range(3):
+        assert begin(ledger, late) is Verdict.CANCELLED
+        let_pass(redis, 9 * RETENTION_S)
+    with pytest.raises(JobNotFound):
+        ledger.status("run-7")
+
+
+def test_a_cancelled_message_that_comes_late_is_dropped(ledger: Ledger, redis: RedisClient) -> None:
+    ledger.begin("run-7", 0, 1, foreign(), OUTPUT)
+    ledger.cancel("run-7")
+    forget(redis)
+    assert ledger.begin("run-7", 0, 1, foreign(), OUTPUT).verdict is Verdict.CANCELLED
+
+
+def test_a_late_message_of_a_job_that_was_done_is_not_done_again(ledger: Ledger, redis: RedisClient) -> None:
+    (chunk,) = open_job(ledger, 2)
+    ledger.commit(chunk, outcome(chunk))
+    forget(redis)
+    assert begin(ledger, chunk) is Verdict.COMMITTED
+    assert ledger.commit(chunk, outcome(chunk)) is False
+    assert redis.xlen(TOPIC) == 1
+
+
+def test_a_message_that_comes_late_is_not_announced_again(ledger: Ledger, redis: RedisClient) -> None:
+    begun = ledger.begin("run-7", 5, 1, foreign(), OUTPUT)
+    chunk = chunk_of(2, index=begun.index)
+    ledger.commit(chunk, outcome(chunk))
+    forget(redis)
+    # Whether it is the same, its result object says.
+    assert ledger.begin("run-7", 5, 1, foreign(), OUTPUT).verdict is Verdict.UNSURE
+    assert redis.xlen(TOPIC) == 1
+
+
+def test_messages_without_index_are_numbered_on_after_their_job_was_forgotten(
+    ledger: Ledger, redis: RedisClient
+) -> None:
+    for number in range(5):
+        begun = ledger.begin("run-7", None, 1, foreign(f"m{number}", f"asked {number}"), OUTPUT)
+        assert (begun.verdict, begun.index) == (Verdict.GO, number)
+        chunk = chunk_of(2, index=begun.index)
+        ledger.commit(chunk, outcome(chunk))
+        forget(redis)
+
+
+def test_a_job_that_was_cancelled_is_brought_back_by_whoever_says_so_alone(ledger: Ledger, redis: RedisClient) -> None:
+    (chunk,) = open_job(ledger, 2)
+    ledger.cancel("run-7")
+    begin(ledger, chunk)
+    forget(redis)
+    with pytest.raises(JobConflict, match="was cancelled: `arno resume run-7`"):
+        ledger.open("run-7", TERMS, OUTPUT, Lane.BULK)
+    assert ledger.revive("run-7", TERMS, OUTPUT, Lane.BULK).created
+    assert begin(ledger, chunk) is Verdict.GO
+
+
+def test_other_work_under_the_id_of_a_job_that_was_is_refused(ledger: Ledger, redis: RedisClient) -> None:
+    (chunk,) = open_job(ledger, 2)
+    ledger.commit(chunk, outcome(chunk))
+    forget(redis)
+    with pytest.raises(JobConflict, match="no longer in the ledger"):
+        ledger.open("run-7", '{"prompts": "<OCR>"}', output_of("other"), Lane.BULK)
+    with pytest.raises(JobConflict):
+        ledger.expect(chunk_of(3), Lane.BULK)
+    opened = ledger.open("run-7", TERMS, OUTPUT, Lane.BULK)
+    assert opened.created
+    # What is done of it, its result objects say.
+    assert ledger.committed_indices("run-7", 0, 10) == set()
+
+
+def test_what_was_sent_and_done_is_a_duplicate_after_its_job_was_forgotten(ledger: Ledger, redis: RedisClient) -> None:
+    chunk = chunk_of(2)
+    assert ledger.expect(chunk, Lane.BULK)
+    ledger.commit(chunk, outcome(chunk))
+    forget(redis)
+    assert ledger.expect(chunk, Lane.BULK) is False
+
+
+def test_a_letter_that_is_replayed_after_its_job_was_forgotten_is_counted_for_itself(
+    ledger: Ledger, letters: DeadLetters, redis: RedisClient
+) -> None:
+    (chunk,) = open_job(ledger, 5)
+    ledger.commit(chunk, outcome(chunk, failed=2, gives_up=True))
+    forget(redis)
+    (again,) = replay(ledger, letters)
+    assert (again.attempt, len(again.images)) == (2, 2)
+    assert counted(ledger) == {"images": 2, "put_off": 2}
+    assert begin(ledger, again) is Verdict.GO
+    ledger.commit(again, outcome(again))
+    assert counted(ledger) == {"images": 2, "ok": 2}
+    assert state(ledger) is JobState.DONE
+    assert ages(redis)
+
+
+def test_a_letter_of_a_job_that_was_cancelled_stays_a_letter(
+    ledger: Ledger, letters: DeadLetters, redis: RedisClient
+) -> None:
+    first, second = open_job(ledger, 2, 2)
+    bury(ledger, first)
+    ledger.cancel("run-7")
+    for _ in range(2):
+        (filed,) = letters.list()
+        with pytest.raises(JobConflict, match="was cancelled, and takes no work"):
+            ledger.replay(filed)
+        assert begin(ledger, second) is Verdict.CANCELLED
+        let_pass(redis, RETENTION_S + 1)
+    assert list(letters.list()) == [filed]
+    assert redis.zcard(DELAYED) == 0
+    with pytest.raises(JobNotFound):
+        ledger.status("run-7")
+
+
+def test_a_slow_holder_commits_after_its_job_was_forgotten_and_nothing_happens_twice(
+    ledger: Ledger, redis: RedisClient
+) -> None:
+    (chunk,) = open_job(ledger, 2)
+    ledger.begin("run-7", 0, 1, sent(chunk), OUTPUT)
+    ledger.commit(chunk, outcome(chunk))
+    forget(redis)
+    assert ledger.commit(chunk, outcome(chunk)) is False
+    assert bury(ledger, chunk) is False
+    with pytest.raises(JobNotFound):
+        ledger.status("run-7")
