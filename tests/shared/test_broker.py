@@ -240,7 +240,7 @@ def test_what_could_not_be_sent_is_due_again(redis: RedisClient, settings: Setti
     put_off(ledger, Lane.BULK)
 
     class AwaySender(Sender):
-        def send_chunk(self, chunk: Chunk, lane: Lane, traceparent: str | None = None) -> None:
+        def send_message(self, *_: object) -> None:
             raise HouseError("away")
 
     with celery_app(settings) as app, pytest.raises(HouseError):

@@ -145,7 +145,7 @@ def test_nothing_stays_for_ever(move: str, sealed: bool, ledger: Ledger, redis: 
     let_pass(redis, RETENTION_S + 1)
     with pytest.raises(JobNotFound):
         ledger.status("run-7")
-    let_pass(redis, 10 * RETENTION_S)
+    let_pass(redis, 10 * RETENTION_S + ABANDON_S)
     redis.delete(TOPIC, JOBS)
     assert redis.keys("*") == []
 

@@ -15,7 +15,7 @@ from arno_shared.dead_letters import DeadLetter, DeadLetters, LetterKind
 from arno_shared.delivery import hands as hands_module
 from arno_shared.delivery.hands import Hands
 from arno_shared.errors import HouseError, Timeout
-from arno_shared.ledger import JobState, Ledger, Outcome, Suspect, Verdict
+from arno_shared.ledger import Begun, JobState, Ledger, Message, Outcome, Suspect, Verdict
 from arno_shared.messages import Chunk, GenerationOptions, ImageRef, Output, Prompt
 from arno_shared.names import UNACKED, Lane, job_keys
 from arno_shared.parts import decode_part
@@ -143,12 +143,12 @@ class Bench:
             worker="cpu0@here",
         )
 
-    def delivery(self, lane: Lane = Lane.BULK) -> Delivery:
+    def delivery(self, lane: Lane = Lane.BULK, message_id: str = "message-1") -> Delivery:
         """Of a message that was sent by that lane, and claimed."""
         self.redis.lpush(lane.queue, RAW)
         claimed = self.hands.claim([lane.queue])
         assert claimed
-        return Delivery("message-1", lane, claimed.tag, self.hands, self.vitals)
+        return Delivery(message_id, lane, claimed.tag, self.hands, self.vitals)
 
     def handle(self, lane: Lane = Lane.BULK) -> None:
         self.handler.handle([], self.chunk.to_wire(), self.delivery(lane))
@@ -156,18 +156,25 @@ class Bench:
     def begun_elsewhere(self, times: int) -> None:
         """Other workers have begun the chunk, and died."""
         for number in range(times):
-            self.ledger.begin("run-7", 0, 1, "message-1", self.chunk.output, f"token-{number}")
+            said = Message("message-1", self.chunk.digest, f"gone-{number}")
+            self.ledger.begin("run-7", 0, 1, said, self.chunk.output)
+
+    def begins_again(self) -> Begun:
+        return self.ledger.begin("run-7", 0, 1, Message("message-1", self.chunk.digest, "next"), self.chunk.output)
 
     def died_of(self, what: Suspect, times: int) -> None:
         """Other workers have had it alone in hand, and died."""
         for number in range(times):
-            self.ledger.suspect(self.chunk, what, f"token-{number}")
+            self.ledger.suspect(self.chunk, what, f"gone-{number}")
 
     @property
     def begun(self) -> dict[str, str]:
         """What the ledger says was begun without an end: how often."""
-        counts = self.redis.hgetall(job_keys("run-7").begun)
-        return {field.decode(): count.decode().partition(":")[0] for field, count in counts.items()}
+        found = {}
+        for field, value in self.redis.hgetall(job_keys("run-7").begun).items():
+            gone, *tags = value.decode().split()
+            found[field.decode()] = str(int(gone) + len(tags))
+        return found
 
     def rows(self) -> list[ResultRow]:
         return decode_part(self.part.read_bytes(), "jsonl")
@@ -441,9 +448,10 @@ class Crowded:
         self.threads: list[Thread] = []
         self.neighbour = self._handle(bench.chunk)
         eventually(lambda: self.engine.waiting, "the neighbour is at work")
-        chunk = bench.chunk.model_copy(update={"job_id": "suspect"})
+        elsewhere = Output(prefix=f"{bench.chunk.output.prefix}suspect/")
+        chunk = bench.chunk.model_copy(update={"job_id": "suspect", "output": elsewhere})
         for number in range(2):
-            bench.ledger.begin("suspect", 0, 1, "message-2", chunk.output, f"token-{number}")
+            bench.ledger.begin("suspect", 0, 1, Message("message-1", chunk.digest, f"gone-{number}"), elsewhere)
         self.suspect = self._handle(chunk)
         eventually(lambda: bench.handler._quarantine._suspects_waiting, "the suspect waits")
 
@@ -530,7 +538,7 @@ def test_a_chunk_that_is_drained_was_not_begun(valkey_url: str, tmp_path: Path) 
     with pytest.raises(Drained):
         bench.handle()
     assert bench.begun == {}
-    assert bench.ledger.begin("run-7", 0, 1, "message-1", bench.chunk.output, "next").times == 1
+    assert bench.begins_again().times == 1
     assert bench.redis.hlen(UNACKED) == 1, "whoever calls gives it back"
     assert not bench.part.exists()
 
@@ -565,7 +573,7 @@ def test_a_chunk_that_is_drained_while_the_house_is_away_goes_back(
         monkeypatch.setattr(bench.ledger, method, away)
     with pytest.raises(Drained):
         bench.handle()
-    assert bench.ledger.begin("run-7", 0, 1, "message-1", bench.chunk.output, "next").verdict is Verdict.GO
+    assert bench.begins_again().verdict is Verdict.GO
 
 
 def test_a_chunk_in_hand_is_counted_among_the_signs_of_life(valkey_url: str, tmp_path: Path) -> None:

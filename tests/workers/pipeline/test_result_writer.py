@@ -8,9 +8,11 @@ import pytest
 
 from arno_shared.errors import (
     AccessDenied,
+    ArnoError,
     CredentialsRefused,
     HouseError,
     ItemError,
+    JobConflict,
     NotFound,
     StorageRefused,
     Throttled,
@@ -71,6 +73,10 @@ def all_ok(chunk: Chunk, worker: str = "w1") -> Settled:
     return Settled(rows=[row(chunk, image, worker=worker) for image in chunk.images], put_off=None, given_up=None)
 
 
+def next_attempt(chunk: Chunk, *places: int) -> Chunk:
+    return chunk.retry_of([chunk.images[place] for place in places], places)
+
+
 @pytest.fixture
 def store() -> ObjectStore:
     return ObjectStore()
@@ -119,7 +125,7 @@ def test_what_the_first_put_off_is_put_off_though_the_second_had_better_luck(
     writer.write(chunk, Settled(rows=[row(chunk, B)], put_off=chunk.retry_of([A, C]), given_up=None))
     uri, standing = writer.write(chunk, all_ok(chunk, worker="second"))
     assert workers_in(store, uri, format) == ["w1"]
-    assert standing.put_off == chunk.retry_of([A, C])
+    assert standing.put_off == next_attempt(chunk, 0, 2)
     assert standing.given_up is None
 
 
@@ -128,7 +134,7 @@ def test_all_may_have_been_put_off(format: str, writer: ResultWriter, tmp_path: 
     chunk = make_chunk(tmp_path, A, B, format=format)
     writer.write(chunk, Settled(rows=[], put_off=chunk.retry_of([A, B]), given_up=None))
     _, standing = writer.write(chunk, all_ok(chunk))
-    assert (standing.rows, standing.put_off) == ([], chunk.retry_of([A, B]))
+    assert (standing.rows, standing.put_off) == ([], next_attempt(chunk, 0, 1))
 
 
 def test_an_image_that_a_chunk_has_twice_is_put_off_as_often_as_it_has_no_row(
@@ -137,7 +143,7 @@ def test_an_image_that_a_chunk_has_twice_is_put_off_as_often_as_it_has_no_row(
     chunk = make_chunk(tmp_path, A, A, A, B)
     writer.write(chunk, Settled(rows=[row(chunk, A), row(chunk, B)], put_off=chunk.retry_of([A, A]), given_up=None))
     _, standing = writer.write(chunk, all_ok(chunk))
-    assert standing.put_off == chunk.retry_of([A, A])
+    assert standing.put_off == next_attempt(chunk, 1, 2)
 
 
 @pytest.mark.parametrize("code", ["timeout", "throttled", "unavailable", "connection_failed", "worker_lost"])
@@ -148,7 +154,7 @@ def test_what_the_first_gave_up_is_given_up(code: str, writer: ResultWriter, tmp
     _, standing = writer.write(chunk, all_ok(chunk))
     assert standing.rows == rows
     assert standing.put_off is None
-    assert standing.given_up == chunk.model_copy(update={"images": (B,)})
+    assert standing.given_up == chunk.only([1])
 
 
 def test_later_attempts_have_objects_of_their_own(writer: ResultWriter, store: ObjectStore, tmp_path: Path) -> None:
@@ -175,16 +181,40 @@ FOREIGN = {
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("foreign", FOREIGN)
-def test_rows_that_are_not_of_this_chunk_are_replaced(
+def test_rows_that_are_not_of_this_chunk_are_never_replaced(
     foreign: str, format: str, writer: ResultWriter, store: ObjectStore, tmp_path: Path
 ) -> None:
     chunk = make_chunk(tmp_path, A, B, format=format, prompts=(RED_CAR, OD))
     standing = all_ok(chunk.model_copy(update=FOREIGN[foreign]), worker="foreign")
     uri = f"{tmp_path.as_uri()}/part-000000003.{format}"
     store.put(uri, encode_part(standing.rows, format), CONTENT_TYPES[format])
-    settled = all_ok(chunk)
-    assert writer.write(chunk, settled) == (uri, settled)
-    assert workers_in(store, uri, format) == ["w1", "w1"]
+    for _ in range(2):
+        with pytest.raises(JobConflict, match="rows that are not of this chunk of job"):
+            writer.write(chunk, all_ok(chunk))
+    assert not writer.has_written(chunk)
+    assert set(workers_in(store, uri, format)) == {"foreign"}
+
+
+def test_rows_of_another_job_in_an_object_that_cannot_be_read_whole_are_never_replaced(
+    writer: ResultWriter, store: ObjectStore, tmp_path: Path
+) -> None:
+    chunk = make_chunk(tmp_path, A)
+    uri = f"{tmp_path.as_uri()}/part-000000003.jsonl"
+    data = encode_part(all_ok(chunk.model_copy(update={"job_id": "another"})).rows, "jsonl") + b'{"job_id": "ano'
+    store.put(uri, data, "text/plain")
+    with pytest.raises(JobConflict):
+        writer.write(chunk, all_ok(chunk))
+    assert store.get(uri) == data
+
+
+def test_an_object_of_its_own_that_was_cut_short_is_replaced(
+    writer: ResultWriter, store: ObjectStore, tmp_path: Path
+) -> None:
+    chunk = make_chunk(tmp_path, A, B)
+    uri = f"{tmp_path.as_uri()}/part-000000003.jsonl"
+    store.put(uri, encode_part(all_ok(chunk, worker="torn").rows, "jsonl")[:-20], "text/plain")
+    writer.write(chunk, all_ok(chunk))
+    assert workers_in(store, uri) == ["w1", "w1"]
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -208,7 +238,7 @@ def test_in_s3_as_well_what_stands_first_is_the_truth(
     writer.write(chunk, Settled(rows=[row(chunk, A)], put_off=chunk.retry_of([B]), given_up=None))
     uri, standing = writer.write(chunk, all_ok(chunk, worker="second"))
     assert workers_in(store, uri, format) == ["w1"]
-    assert standing.put_off == chunk.retry_of([B])
+    assert standing.put_off == next_attempt(chunk, 1)
 
 
 # What storage may answer
@@ -245,14 +275,18 @@ def test_what_stands_and_cannot_be_read_just_now_is_waited_for(
     assert workers_in(store, uri) == ["first"]
 
 
-@pytest.mark.parametrize("error", [NotFound("vanished meanwhile"), AccessDenied("may be written, and not read")])
-def test_what_can_never_be_read_is_replaced(
-    error: ItemError, writer: ResultWriter, store: ObjectStore, tmp_path: Path
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(NotFound("vanished meanwhile"), HouseError), (AccessDenied("may be written, and not read"), StorageRefused)],
+)
+def test_what_stands_and_cannot_be_compared_is_not_replaced(
+    error: ItemError, said: type[ArnoError], writer: ResultWriter, store: ObjectStore, tmp_path: Path
 ) -> None:
     chunk = make_chunk(tmp_path, A)
     uri, _ = writer.write(chunk, all_ok(chunk, worker="first"))
-    ResultWriter(AilingStore("get", error), 3).write(chunk, all_ok(chunk, worker="second"))
-    assert workers_in(store, uri) == ["second"]
+    with pytest.raises(said):
+        ResultWriter(AilingStore("get", error), 3).write(chunk, all_ok(chunk, worker="second"))
+    assert workers_in(store, uri) == ["first"]
 
 
 def test_a_place_that_can_never_be_written_is_said_to_be_one(writer: ResultWriter, tmp_path: Path) -> None:

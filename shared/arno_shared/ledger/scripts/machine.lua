@@ -93,11 +93,12 @@ local function release()
   end
 end
 
--- An output prefix is one job's. Whether it is this one's, from now on or from before.
+-- An output prefix is one job's, for as long as the job can be live and its tombstone stand. Whether it is this one's,
+-- from now on or from before.
 local function claim_place()
   local owner = redis.call('GET', PLACE)
   if owner and owner ~= JOB_ID then return false end
-  redis.call('SET', PLACE, JOB_ID, 'EX', TOMBSTONE_S)
+  redis.call('SET', PLACE, JOB_ID, 'EX', ABANDON_S + TOMBSTONE_S)
   return true
 end
 
