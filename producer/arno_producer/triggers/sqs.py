@@ -1,20 +1,21 @@
 """S3 events from an SQS queue: AWS S3 itself, SNS (wrapped or raw), EventBridge.
 
-A message is deleted once all of its records are enqueued. One that cannot be read is left alone: the queue's own
-dead-letter policy takes it away after a few deliveries.
+A message is deleted once all of its records are enqueued, and nobody else has it until then. One that cannot be read is
+left alone: the queue's own dead-letter policy takes it away after a few deliveries.
 """
 
 import json
 from collections.abc import Sequence
 from concurrent.futures import Future, wait
 from threading import Event, Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
 from arno_producer.client import Producer
 from arno_producer.triggers.trigger import Trigger
+from arno_producer.triggers.visibility import Hold
 from arno_producer.triggers.waiting import Waiting
 from arno_shared import tracing
 from arno_shared.errors import AccessDenied, HouseError, InvalidRequest
@@ -41,13 +42,16 @@ class SqsTrigger:
         self._trigger, self._stopping = trigger, stopping
         self._waiting = Waiting(producer, lanes, stopping)
         self._sqs: SQSClient = boto3.client("sqs")
-        self._url = self._found(queue)
+        self._url, self._visibility_s = self._found(queue)
 
     def run(self) -> None:
-        """Until it is to stop, and the messages in hand are done with."""
+        """Until it is to stop, and the messages in hand are enqueued or given back."""
         while self._waiting.for_room():
             messages = self._polled(self._poll())
-            self._delete([message for message in messages if self._handle(message)])
+            with Hold(self._sqs, self._url, messages, self._visibility_s) as hold:
+                done = [message for message in messages if self._handle(message, hold)]
+                hold.leave(done)
+            self._delete(done)
 
     def _poll(self) -> "Future[list[MessageTypeDef]]":
         """In a thread of its own, which is left to itself when this is to stop: what it still brings comes again."""
@@ -63,40 +67,37 @@ class SqsTrigger:
         return poll
 
     def _polled(self, poll: "Future[list[MessageTypeDef]]") -> "list[MessageTypeDef]":
-        while not self._stopping.is_set():
-            if wait([poll], _LOOK_EVERY_S).done:
-                try:
-                    messages = poll.result()
-                except (BotoCoreError, ClientError) as error:
-                    self._waiting.pause(f"SQS: {redact(str(error))}")
-                    return []
-                self._waiting.over()
-                return messages
-        return []
+        while not wait([poll], _LOOK_EVERY_S).done:
+            if self._stopping.is_set():
+                return []
+        try:
+            messages = poll.result()
+        except (BotoCoreError, ClientError) as error:
+            self._waiting.pause(f"SQS: {redact(str(error))}")
+            return []
+        self._waiting.over()
+        return messages
 
     def _receive(self) -> "list[MessageTypeDef]":
         answer = self._sqs.receive_message(
             QueueUrl=self._url,
             MaxNumberOfMessages=_BATCH,
             WaitTimeSeconds=_LONG_POLL_S,
+            VisibilityTimeout=self._visibility_s,
             MessageAttributeNames=["traceparent"],
             MessageSystemAttributeNames=["AWSTraceHeader"],
         )
         return answer.get("Messages", [])
 
-    def _handle(self, message: "MessageTypeDef") -> bool:
+    def _handle(self, message: "MessageTypeDef", hold: Hold) -> bool:
         """Whether it may be deleted."""
-        message_id = message.get("MessageId", "")
-        try:
-            event = json.loads(message.get("Body", ""))
-        except (ValueError, RecursionError):
-            log.warning("a message is left to its queue", message_id=message_id, error="its body is not JSON")
-            return False
         try:
             with tracing.span("arno.event", "consumer", parent=parent_of(message), messaging__system="aws_sqs"):
-                return self._waiting.until_taken(lambda: self._trigger.handle(event))
+                event = _read(message)
+                return self._waiting.until_taken(lambda: self._trigger.handle(event), given_up=lambda: hold.over)
         except InvalidRequest as error:
-            log.warning("a message is left to its queue", message_id=message_id, error=str(error))
+            log.warning("a message is left to its queue", message_id=message["MessageId"], error=str(error))
+            hold.leave([message])
             return False
 
     def _delete(self, messages: "Sequence[MessageTypeDef]") -> None:
@@ -113,10 +114,11 @@ class SqsTrigger:
         for failed in answer.get("Failed", ()):
             log.warning("a message was not deleted: it comes again, and is found done", error=failed.get("Message"))
 
-    def _found(self, queue: str) -> str:
+    def _found(self, queue: str) -> tuple[str, int]:
+        """Its URL, and for how many seconds it hides what it handed out."""
         try:
             url = queue if "://" in queue else self._sqs.get_queue_url(QueueName=queue)["QueueUrl"]
-            self._sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
+            found = self._sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["VisibilityTimeout"])
         except ClientError as error:
             code = error.response.get("Error", {}).get("Code", "")
             if "NonExistentQueue" in code or code == "QueueDoesNotExist":
@@ -126,7 +128,14 @@ class SqsTrigger:
             raise HouseError(f"SQS cannot be used: {error}") from error
         except BotoCoreError as error:
             raise HouseError(f"SQS cannot be used: {error}") from error
-        return url
+        return url, int(found["Attributes"]["VisibilityTimeout"])
+
+
+def _read(message: "MessageTypeDef") -> Any:
+    try:
+        return json.loads(message["Body"])
+    except (ValueError, RecursionError):
+        raise InvalidRequest("its body is not JSON") from None
 
 
 def parent_of(message: "MessageTypeDef") -> str | None:

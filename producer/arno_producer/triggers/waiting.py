@@ -28,9 +28,10 @@ class Waiting:
 
         return self.until_taken(look)
 
-    def until_taken(self, call: Callable[[], object]) -> bool:
-        """Calls until neither the house is away nor a lane full; False when it is to stop before that."""
-        while not self._stopping.is_set():
+    def until_taken(self, call: Callable[[], object], given_up: Callable[[], bool] = lambda: False) -> bool:
+        """Calls until neither the house is away nor a lane full; False when it is to stop, or what was to be taken is
+        given up, before that."""
+        while not (self._stopping.is_set() or given_up()):
             try:
                 call()
             except LaneFull:
