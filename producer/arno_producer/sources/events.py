@@ -37,6 +37,8 @@ class Record:
     """One of SOURCES."""
     image: ImageRef | None = None
     """The object that was created; None when that is not what the record says, or when it is a folder."""
+    sequencer: str | None = None
+    """The storage's own number of that creation: the same each time that it is told of."""
     error: InvalidRequest | None = None
     """Why the record cannot be read."""
 
@@ -83,7 +85,7 @@ def records_of(event: Any) -> list[Record]:
         return [_read_record(record, f"Records.{number}") for number, record in enumerate(records)]
     if "detail-type" in opened:
         try:
-            return [Record("eventbridge", next(iter(_of_bridge(opened)), None))]
+            return [_of_bridge(opened)]
         except InvalidRequest as error:
             return [Record("eventbridge", error=error)]
     raise InvalidRequest("not an S3 event: it has neither Records nor a detail-type")
@@ -99,7 +101,7 @@ def _read_record(record: Any, where: str) -> Record:
     named = record.get("eventSource") if isinstance(record, Mapping) else None
     source = named.removesuffix(":s3") if isinstance(named, str) and named in _FORM_ENCODED else UNKNOWN_SOURCE
     try:
-        return Record(source, next(iter(_of_record(record, where)), None))
+        return _of_record(record, source, where)
     except InvalidRequest as error:
         return Record(source, error=error)
 
@@ -128,51 +130,48 @@ def _opened(event: Mapping[str, Any]) -> Mapping[str, Any]:
     raise InvalidRequest(f"the event lies in more than {_MAX_ENVELOPES} envelopes")
 
 
-def _of_record(record: Any, where: str) -> list[ImageRef]:
-    if not isinstance(record, Mapping):
-        raise InvalidRequest(f"{where} is not an object")
-    source = _field(record, "eventSource", str, where)
-    if source not in _FORM_ENCODED:
-        raise InvalidRequest(f"{where}.eventSource is {source[:80]!r}; known are {', '.join(_FORM_ENCODED)}")
+def _of_record(record: Any, source: str, where: str) -> Record:
+    named = _field(_mapping(record, where), "eventSource", str, where)
+    if named not in _FORM_ENCODED:
+        raise InvalidRequest(f"{where}.eventSource is {named[:80]!r}; known are {', '.join(_FORM_ENCODED)}")
     version = record.get("eventVersion", "2.0")
     if not (isinstance(version, str) and version.startswith("2.")):
         raise InvalidRequest(f"{where}.eventVersion is {str(version)[:80]!r}; 2 is known, whatever follows the point")
     if not _field(record, "eventName", str, where).removeprefix("s3:").startswith(_CREATED):
-        return []
+        return Record(source)
     s3 = _field(record, "s3", Mapping, where)
-    return _image(s3, f"{where}.s3", "versionId", form_encoded=_FORM_ENCODED[source])
+    return _created(source, s3, f"{where}.s3", "versionId", form_encoded=_FORM_ENCODED[named])
 
 
-def _of_bridge(event: Mapping[str, Any]) -> list[ImageRef]:
+def _of_bridge(event: Mapping[str, Any]) -> Record:
     if event.get("source") != "aws.s3":
         raise InvalidRequest(f"source is {str(event.get('source'))[:80]!r}, and not 'aws.s3'")
     if event["detail-type"] != _BRIDGE_CREATED:
-        return []
-    return _image(_field(event, "detail", Mapping), "detail", "version-id", form_encoded=False)
+        return Record("eventbridge")
+    return _created("eventbridge", _field(event, "detail", Mapping), "detail", "version-id", form_encoded=False)
 
 
-def _image(entity: Mapping[str, Any], where: str, version_field: str, *, form_encoded: bool) -> list[ImageRef]:
+def _created(source: str, entity: Mapping[str, Any], where: str, version_field: str, *, form_encoded: bool) -> Record:
     bucket = _field(_field(entity, "bucket", Mapping, where), "name", str, f"{where}.bucket")
     stored = _field(entity, "object", Mapping, where)
     key = _field(stored, "key", str, f"{where}.object")
     if form_encoded:
         key = _decoded(key, f"{where}.object.key")
     if key.endswith("/"):
-        return []
+        return Record(source)
     if not bucket or "/" in bucket or not key:
         raise InvalidRequest(f"{where} names no bucket or no key")
-    version = stored.get(version_field)
+    version, sequencer = stored.get(version_field), stored.get("sequencer")
     try:
-        return [
-            ImageRef(
-                uri=f"s3://{bucket}/{key}",
-                # Objects from before a bucket had versions are of the version "null".
-                version_id=None if version in ("null", "") else version,
-                etag=stored.get("eTag") or stored.get("etag") or None,
-            )
-        ]
+        image = ImageRef(
+            uri=f"s3://{bucket}/{key}",
+            # Objects from before a bucket had versions are of the version "null".
+            version_id=None if version in ("null", "") else version,
+            etag=stored.get("eTag") or stored.get("etag") or None,
+        )
     except ValidationError as error:
         raise InvalidRequest(f"{where}: {describe_invalid(error)}") from None
+    return Record(source, image, sequencer if isinstance(sequencer, str) else None)
 
 
 def _decoded(key: str, where: str) -> str:

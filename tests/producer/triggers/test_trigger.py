@@ -14,7 +14,7 @@ from arno_producer.http.app import door
 from arno_producer.sources.events import images_of_event
 from arno_producer.triggers.rules import Rule, load_rules
 from arno_producer.triggers.trigger import Handled, Trigger
-from arno_shared.errors import InvalidRequest, LaneFull
+from arno_shared.errors import InvalidRequest, JobConflict, LaneFull
 from arno_shared.names import Lane
 from arno_shared.settings import HttpSettings, ProducerSettings, Settings
 from tests.producer.conftest import Hand
@@ -72,6 +72,69 @@ def test_the_same_version_is_the_same_work_whoever_tells_of_it(trigger: Callable
     whole["detail"]["object"].pop("etag", None)
     assert once.handle(whole) == Handled(0, 1, 0)
     assert len(hand.take_all()) == 1
+
+
+def without_an_etag(sequencer: str | None) -> dict[str, Any]:
+    """As some senders tell of an upload in parts."""
+    whole = event("ceph")
+    whole["Records"][0]["s3"]["object"] |= {"eTag": "", "versionId": "", "sequencer": sequencer}
+    return whole
+
+
+def test_uploads_of_which_neither_version_nor_etag_is_known_are_told_apart_by_their_sequencer(
+    trigger: Callable[..., Trigger], hand: Hand
+) -> None:
+    once = trigger()
+    assert once.handle(without_an_etag("1")) == once.handle(without_an_etag("2")) == Handled(1, 0, 0)
+    assert once.handle(without_an_etag("1")) == Handled(0, 1, 0)
+    assert once.handle(without_an_etag(None)) == Handled(1, 0, 0)
+    assert len(hand.take_all()) == 3
+
+
+def test_what_is_in_an_object_tells_it_apart_whatever_its_sequencer(trigger: Callable[..., Trigger]) -> None:
+    once = trigger()
+    once.handle(event("ceph"))
+    assert once.handle(changed("ceph", "Records/0/s3/object/sequencer", "another")) == Handled(0, 1, 0)
+
+
+@pytest.fixture
+def taken_job_id(trigger: Callable[..., Trigger], hand: Hand) -> str:
+    """The id of the job that Ceph's event would become, which nobody has any more."""
+    trigger().handle(event("ceph"))
+    (chunk,) = hand.take_all()
+    hand.redis.flushdb()
+    return chunk.job_id
+
+
+def test_an_event_whose_job_id_is_somebody_elses_is_no_duplicate_and_is_not_forgotten(
+    producer: Producer, hand: Hand, taken_job_id: str
+) -> None:
+    producer.send(["s3://b/other.jpg"], "<OD>", output="s3://results/others/", job_id=taken_job_id)
+    registry = CollectorRegistry()
+    rules = (rule(), rule(name="others"))
+    with pytest.raises(JobConflict, match=rf"rule 'flowers', results of s3://photos/.* at {OUTPUT}{taken_job_id}/: "):
+        Trigger(producer, rules, registry).handle(event("ceph"))
+    outcomes = {
+        outcome: registry.get_sample_value("arno_trigger_records_total", {"source": "ceph", "outcome": outcome})
+        for outcome in ("enqueued", "duplicate", "conflict")
+    }
+    assert outcomes == {"enqueued": 1, "duplicate": 0, "conflict": 1}
+    assert [chunk.job_id.partition("-")[0] for chunk in hand.take_all()] == ["others"]
+
+
+def test_an_event_whose_results_have_no_place_is_no_duplicate_and_is_not_forgotten(
+    trigger: Callable[..., Trigger], hand: Hand, taken_job_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = trigger()
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise JobConflict("another job has its results there")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(once._producer, "send", refuse)
+        with pytest.raises(JobConflict, match="another job has its results there"):
+            once.handle(event("ceph"))
+    assert once.handle(event("ceph")).enqueued == 1
 
 
 def test_every_rule_that_matches_has_its_own_work(trigger: Callable[..., Trigger], hand: Hand) -> None:
