@@ -2,7 +2,7 @@
 (`namespace`).
 
 What is taken off a list lies in another one until it is enqueued. A field of a hash is removed once it is enqueued, if
-it still says the same. What cannot be read goes to a list of its own.
+it still says the same. What cannot be read, or what another job has the place of, goes to a list of its own.
 """
 
 import json
@@ -16,7 +16,7 @@ from redis.retry import Retry
 
 from arno_producer.client import Producer
 from arno_producer.triggers.trigger import Trigger
-from arno_producer.triggers.waiting import Waiting
+from arno_producer.triggers.waiting import Pauses, Waiting
 from arno_shared.errors import HouseError, InvalidRequest
 from arno_shared.logs import get_logger
 from arno_shared.names import Lane, dead_list, taken_list
@@ -27,7 +27,7 @@ log = get_logger(__name__)
 
 _IDLE_S = 0.5
 _REMOVE = """
--- KEYS: hash, dead letters. ARGV: field, the value that was done, and whether that cannot be read.
+-- KEYS: hash, dead letters. ARGV: field, the value that was done, and whether that was refused.
 if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
 if ARGV[3] == '1' then redis.call('RPUSH', KEYS[2], ARGV[2]) end
 return redis.call('HDEL', KEYS[1], ARGV[1])
@@ -48,7 +48,7 @@ class RedisTrigger:
         options = {**connection_options(producer.settings, parsed), "retry": Retry(NoBackoff(), 0)}
         self._redis: RedisClient = redis.Redis.from_pool(pool_of_one(parsed, options))
         self._key, self._trigger, self._stopping = key, trigger, stopping
-        self._waiting = Waiting(producer, lanes, stopping)
+        self._waiting, self._pauses = Waiting(producer, lanes, stopping), Pauses(stopping)
         self._remove = self._redis.register_script(_REMOVE)
 
     def run(self) -> None:
@@ -58,8 +58,9 @@ class RedisTrigger:
                 with redis_away():
                     worked = self._work()
             except HouseError as error:
-                self._waiting.pause(str(error))
+                self._pauses.pause(str(error))
                 continue
+            self._pauses.over()
             if not worked:
                 self._stopping.wait(_IDLE_S)
 
@@ -83,9 +84,9 @@ class RedisTrigger:
                 )
 
     def _enqueue_taken(self, value: bytes) -> bool:
-        def remove(unreadable: bool) -> None:
+        def remove(refused: bool) -> None:
             steps = self._redis.pipeline()
-            if unreadable:
+            if refused:
                 steps.rpush(dead_list(self._key), value)
             steps.lrem(taken_list(self._key), -1, value)
             steps.execute()
@@ -97,19 +98,19 @@ class RedisTrigger:
         for field, value in self._redis.hscan_iter(self._key, count=100):
             found = True
 
-            def remove(unreadable: bool, field: bytes = field, value: bytes = value) -> None:
-                self._remove(keys=[self._key, dead_list(self._key)], args=[field, value, int(unreadable)])
+            def remove(refused: bool, field: bytes = field, value: bytes = value) -> None:
+                self._remove(keys=[self._key, dead_list(self._key)], args=[field, value, int(refused)])
 
             if not self._enqueue(value, remove):
                 break
         return found
 
     def _enqueue(self, value: bytes, remove: Callable[[bool], None]) -> bool:
-        """`remove` is called once it is enqueued, or found unreadable. False when it is to stop before that."""
+        """`remove` is called once it is enqueued, or refused. False when it is to stop before that."""
         try:
             taken = self._waiting.until_taken(lambda: self._trigger.handle(_read(value)))
         except InvalidRequest as error:
-            log.warning("an event cannot be read", key=self._key, kept_in=dead_list(self._key), error=str(error))
+            log.warning("an event is set aside", key=self._key, kept_in=dead_list(self._key), error=str(error))
             remove(True)
             return True
         if taken:

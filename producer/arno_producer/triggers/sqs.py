@@ -16,7 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from arno_producer.client import Producer
 from arno_producer.triggers.trigger import Trigger
 from arno_producer.triggers.visibility import Hold
-from arno_producer.triggers.waiting import Waiting
+from arno_producer.triggers.waiting import Pauses, Waiting
 from arno_shared import tracing
 from arno_shared.errors import AccessDenied, HouseError, InvalidRequest
 from arno_shared.logs import get_logger
@@ -40,7 +40,7 @@ class SqsTrigger:
     ) -> None:
         """`queue`: its URL or its name. Raises InvalidRequest (no such queue), AccessDenied, HouseError."""
         self._trigger, self._stopping = trigger, stopping
-        self._waiting = Waiting(producer, lanes, stopping)
+        self._waiting, self._pauses = Waiting(producer, lanes, stopping), Pauses(stopping)
         self._sqs: SQSClient = boto3.client("sqs")
         self._url, self._visibility_s = self._found(queue)
 
@@ -73,9 +73,9 @@ class SqsTrigger:
         try:
             messages = poll.result()
         except (BotoCoreError, ClientError) as error:
-            self._waiting.pause(f"SQS: {redact(str(error))}")
+            self._pauses.pause(f"SQS: {redact(str(error))}")
             return []
-        self._waiting.over()
+        self._pauses.over()
         return messages
 
     def _receive(self) -> "list[MessageTypeDef]":

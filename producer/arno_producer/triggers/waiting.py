@@ -14,10 +14,26 @@ _ROOM_PAUSE_S = 1.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
 
 
+class Pauses:
+    """While something is away: each is longer than the one before, until it is `over`."""
+
+    def __init__(self, stopping: Event) -> None:
+        self._stopping = stopping
+        self._pause_s = _FIRST_PAUSE_S
+
+    def pause(self, why: str) -> None:
+        log.warning("waiting", error=why, pause_s=round(self._pause_s, 1))
+        self._stopping.wait(self._pause_s)
+        self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
+
+    def over(self) -> None:
+        self._pause_s = _FIRST_PAUSE_S
+
+
 class Waiting:
     def __init__(self, producer: Producer, lanes: Sequence[Lane], stopping: Event) -> None:
         self._producer, self._lanes, self._stopping = producer, lanes, stopping
-        self._pause_s = _FIRST_PAUSE_S
+        self._house = Pauses(stopping)
 
     def for_room(self) -> bool:
         """Returns once no lane is at its high-water mark; False when it is to stop."""
@@ -37,17 +53,8 @@ class Waiting:
             except LaneFull:
                 self._stopping.wait(_ROOM_PAUSE_S)
             except HouseError as error:
-                self.pause(str(error))
+                self._house.pause(str(error))
             else:
-                self.over()
+                self._house.over()
                 return True
         return False
-
-    def pause(self, why: str) -> None:
-        """Something is away: waits, longer each time until `over`."""
-        log.warning("waiting", error=why, pause_s=round(self._pause_s, 1))
-        self._stopping.wait(self._pause_s)
-        self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
-
-    def over(self) -> None:
-        self._pause_s = _FIRST_PAUSE_S
