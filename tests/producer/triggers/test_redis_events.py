@@ -1,5 +1,4 @@
-"""What MinIO writes to Redis stays there until it is enqueued. That Redis may be one server, with the options that Arno's
-own URL may have."""
+"""What MinIO writes to Redis stays there until it is enqueued. That Redis is one server, with options as Arno's own."""
 
 import json
 from collections.abc import Callable, Iterator
