@@ -1,6 +1,7 @@
 """Settings come from the environment, are named there, and are refused by name when they are wrong."""
 
 import os
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,73 @@ def test_settings_have_defaults_that_reach_no_stranger() -> None:
     assert settings.limits.private_addresses is False
     assert "file" not in settings.limits.schemes
     assert settings.limits.file_roots == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("key_prefix", ""),
+        ("ledger_retention_s", 7 * 24 * 3600),
+        ("log_level", "info"),
+        ("broker.transport", "atomic"),
+        ("broker.lease_s", 60),
+        ("broker.lease_max_s", 900),
+        ("broker.task_events", False),
+        ("broker.socket_timeout_s", 15),
+        ("broker.connect_timeout_s", 5),
+        ("limits.schemes", ("s3", "https", "http")),
+        ("limits.max_bytes", 64 * 1024 * 1024),
+        ("limits.max_pixels", 100_000_000),
+        ("limits.max_redirects", 5),
+        ("limits.connect_timeout_s", 5),
+        ("limits.timeout_s", 30),
+        ("retries.tries", 3),
+        ("retries.backoff_s", 0.5),
+        ("retries.max_attempts", 3),
+        ("retries.put_off_s", 15),
+        ("retries.max_deliveries", 5),
+        ("producer.chunk_images", 32),
+        ("producer.block_chunks", 1000),
+        ("producer.high_water_messages", 10_000),
+        ("producer.patience_s", 120),
+        ("worker.model", "arno-tiny"),
+        ("worker.revision", "main"),
+        ("worker.dtype", "auto"),
+        ("worker.pixels", "exact"),
+        ("worker.kernels", "triton"),
+        ("worker.graphs", True),
+        ("worker.overlap", False),
+        ("worker.cudnn_attention", False),
+        ("worker.torch_threads", 0),
+        ("worker.engine", "florence"),
+        ("worker.chunks_in_flight", None),
+        ("worker.fetch_threads", 16),
+        ("worker.max_batch_images", None),
+        ("worker.slots", None),
+        ("worker.max_ready_images", 128),
+        ("worker.drain_s", 60),
+        ("worker.spot_notice", None),
+        ("worker.stuck_s", 300),
+        ("worker.health_host", "127.0.0.1"),
+        ("worker.health_port", 0),
+        ("http.host", "127.0.0.1"),
+        ("http.port", 8000),
+        ("http.tokens", ()),
+        ("http.cors_origins", ()),
+        ("http.max_body_bytes", 16 * 1024 * 1024),
+        ("http.max_upload_bytes", 32 * 1024 * 1024),
+        ("http.annotate_timeout_s", 30),
+        ("http.rules", None),
+        ("http.output_prefixes", ()),
+        ("trigger.metrics_host", "127.0.0.1"),
+        ("trigger.metrics_port", 0),
+        ("topic.max_events", 100_000),
+        ("topic.inline_max_bytes", 32 * 1024),
+        ("dead_letters.max_letters", 100_000),
+    ],
+)
+def test_whoever_sets_nothing_has_what_the_documents_say(name: str, value: object) -> None:
+    assert attrgetter(name)(Settings()) == value
 
 
 def test_results_go_below_the_working_folder_unless_told_otherwise(
