@@ -524,6 +524,19 @@ def test_an_interactive_picture_that_comes_last_is_looked_at_and_answered_first(
     assert [back for _, back in device.turn().answered] == [urgent]
 
 
+def test_an_interactive_picture_goes_first_again_once_bulk_went_alone() -> None:
+    device = Device(Script(vision_images=1, encoder_requests=1, slots={1: 1}, rounds=[], seed=0))
+
+    def one(lane: Lane) -> Picture:
+        return picture(Arrival(lane, [Wish(3, 1, 1)]))
+
+    device.submit(one(Lane.BULK), one(Lane.BULK), *(one(Lane.INTERACTIVE) for _ in range(3)))
+    lanes = [device.turn().work.vision[0].lane for _ in range(4)]
+    assert lanes == [Lane.INTERACTIVE] * 3 + [Lane.BULK]
+    device.submit(one(Lane.INTERACTIVE))
+    assert device.turn().work.vision[0].lane is Lane.INTERACTIVE
+
+
 def test_an_unusual_prompt_gets_through_a_stream_of_usual_ones_that_never_ends() -> None:
     device = Device(Script(vision_images=4, encoder_requests=4, slots={1: 4}, rounds=[], seed=0))
     device.submit(*(picture(Arrival(Lane.BULK, [Wish(3, 1, 2)])) for _ in range(12)))
