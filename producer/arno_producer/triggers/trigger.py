@@ -123,5 +123,5 @@ def _job_id(image: ImageRef, sequencer: str | None, rule: Rule) -> str:
     some do of uploads in parts, tells of one upload after the other: `sequencer` is that upload's.
     """
     asked = rule.model_dump_json(include={"prompts", "output", "generation"})
-    what = json.dumps([rule.name, asked, image.uri, image.version_id or image.etag or sequencer])
+    what = json.dumps([asked, image.uri, image.version_id or image.etag or sequencer])
     return f"{rule.name}-{hashlib.sha256(what.encode()).hexdigest()[:32]}"

@@ -90,6 +90,21 @@ def start(stopping: Event) -> Iterator[Callable[[Runs], Callable[[], None]]]:
     stop()
 
 
+class Hasty(Event):
+    """A word to stop for which nobody waits; it comes after so many waits, if at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waited_s: list[float | None] = []
+        self.stop_after_waits: int | None = None
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waited_s.append(timeout)
+        if len(self.waited_s) == self.stop_after_waits:
+            self.set()
+        return self.is_set()
+
+
 class HouseFalls(Trigger):
     """Redis goes away just before the first event is enqueued."""
 

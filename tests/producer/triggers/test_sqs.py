@@ -1,18 +1,23 @@
 """A message of SQS is one trigger's until its event is enqueued, and not deleted before."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from threading import Event
 from typing import Any
 
+import boto3
 import pytest
 from botocore.exceptions import EndpointConnectionError
+from botocore.stub import Stubber
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from arno_producer import Producer
 from arno_producer.triggers.sqs import SqsTrigger
 from arno_producer.triggers.trigger import Trigger
+from arno_shared import tracing
 from arno_shared.broker import queue_length
+from arno_shared.errors import AccessDenied, HouseError, InvalidRequest
 from arno_shared.names import Lane
 from arno_shared.settings import ProducerSettings, Settings
 from tests.producer.conftest import Hand
@@ -141,6 +146,91 @@ def test_what_cannot_be_read_is_left_to_its_queue(
     stop()
     assert not queue.receive(), "it comes again after a while, and not at once"
     assert keys(hand) == ["a.jpg"]
+
+
+def test_what_cannot_be_deleted_comes_again_and_is_found_done(
+    make_queue: Callable[..., Queue], taker: Callable[[Queue], SqsTrigger], start: Start, hand: Hand
+) -> None:
+    queue = make_queue(VisibilityTimeout="1")
+    queue.send(TWO[0])
+    taking = taker(queue)
+    failures = iter(["away"])
+
+    def fail(**_: Any) -> None:
+        if next(failures, None):
+            raise EndpointConnectionError(endpoint_url="https://key:hush@sqs")
+
+    def refuse(parsed: Any, **_: Any) -> None:
+        parsed["Failed"] = [{"Id": "0", "Code": "InternalError", "SenderFault": False, "Message": "not now"}]
+
+    taking._sqs.meta.events.register("before-call.sqs.DeleteMessageBatch", fail)
+    taking._sqs.meta.events.register("after-call.sqs.DeleteMessageBatch", refuse)
+    with capture_logs() as logs:
+        start(taking)
+        eventually(lambda: queue_length(hand.redis, Lane.BULK), "it is enqueued")
+        assert keys(hand) == ["a.jpg"]
+        eventually(lambda: [log for log in logs if log.get("error") == "not now"], "it came again")
+    assert [log["duplicate"] for log in logs if log["event"] == "event"] == [False, True]
+    assert any("messages were not deleted" in log["event"] for log in logs)
+    assert "hush" not in str(logs)
+    assert not hand.take_all()
+
+
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+X_RAY = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1"
+
+
+def test_an_event_is_in_the_trace_that_its_message_names(
+    make_queue: Callable[..., Queue],
+    taker: Callable[[Queue], SqsTrigger],
+    start: Start,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parents = []
+
+    @contextmanager
+    def span(*_: Any, parent: str | None, **__: Any) -> Iterator[None]:
+        parents.append(parent)
+        yield
+
+    monkeypatch.setattr(tracing, "span", span)
+    queue = make_queue()
+    given: Any = {"traceparent": {"DataType": "String", "StringValue": PARENT}}
+    handed_on: Any = {"AWSTraceHeader": {"DataType": "String", "StringValue": X_RAY}}
+    for attributes, system in ((given, handed_on), ({}, handed_on), ({}, {})):
+        queue.sqs.send_message(
+            QueueUrl=queue.url, MessageBody="{}", MessageAttributes=attributes, MessageSystemAttributes=system
+        )
+    start(taker(queue))
+    eventually(lambda: len(parents) == 3, "all are handled")
+    assert parents == [PARENT, "00-5759e988bd862e3fe1be46a994272793-53995c3f42cd8ad8-01", None]
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "words"),
+    [
+        ("AWS.SimpleQueueService.NonExistentQueue", InvalidRequest, "there is no queue"),
+        ("QueueDoesNotExist", InvalidRequest, "there is no queue"),
+        ("AccessDenied", AccessDenied, "may not be read with these credentials"),
+        ("InvalidClientTokenId", AccessDenied, "may not be read with these credentials"),
+        ("SignatureDoesNotMatch", AccessDenied, "may not be read with these credentials"),
+        ("ServiceUnavailable", HouseError, "SQS cannot be used"),
+    ],
+)
+def test_why_a_queue_cannot_be_used_is_said(
+    make_queue: Callable[..., Queue],
+    taker: Callable[[Queue], SqsTrigger],
+    code: str,
+    error: type[Exception],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    queue = make_queue()
+    with Stubber(queue.sqs) as stub:
+        monkeypatch.setattr(boto3, "client", lambda _: queue.sqs)
+        stub.add_client_error("get_queue_attributes", code)
+        with pytest.raises(error, match=words):
+            taker(queue)
 
 
 def test_sqs_may_be_away_for_a_while(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from arno_producer import Producer
 from arno_producer.http.app import door
@@ -63,6 +64,39 @@ def test_another_version_or_object_is_other_work(trigger: Callable[..., Trigger]
     once = trigger()
     once.handle(event("aws"))
     assert once.handle(changed("aws", path, value)).enqueued == 1
+
+
+def test_other_content_is_other_work_where_there_are_no_versions(trigger: Callable[..., Trigger]) -> None:
+    once = trigger()
+    once.handle(event("minio"))
+    assert once.handle(changed("minio", "Records/0/s3/object/eTag", "another")) == Handled(1, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"prompts": "<OCR>"}, {"output": "s3://elsewhere/"}, {"generation": {"num_beams": 1}}, {"name": "others"}],
+)
+def test_a_rule_that_asks_something_else_has_its_own_work(trigger: Callable[..., Trigger], other: Any) -> None:
+    trigger().handle(event("minio"))
+    assert trigger(rule(**other)).handle(event("minio")) == Handled(1, 0, 0)
+
+
+def test_a_rule_that_finds_the_same_objects_in_another_way_asks_the_same(trigger: Callable[..., Trigger]) -> None:
+    trigger().handle(event("minio"))
+    assert trigger(rule(bucket="photos", suffix=".jpg", lane="interactive")).handle(event("minio")).duplicates == 1
+
+
+def test_work_is_asked_for_as_its_rule_says(trigger: Callable[..., Trigger], hand: Hand) -> None:
+    asked = rule(
+        prompts=["<OCR>", "<CAPTION_TO_PHRASE_GROUNDING>a stamp"],
+        output={"prefix": OUTPUT, "format": "parquet"},
+        generation={"num_beams": 1, "max_new_tokens": 20},
+        lane="interactive",
+    )
+    trigger(asked).handle(event("minio"))
+    (chunk,) = hand.take_all(Lane.INTERACTIVE)
+    assert (chunk.prompts, chunk.generation, chunk.output.format) == (asked.prompts, asked.generation, "parquet")
+    assert chunk.job_id.startswith("flowers-")
 
 
 def test_the_same_version_is_the_same_work_whoever_tells_of_it(trigger: Callable[..., Trigger], hand: Hand) -> None:
@@ -171,6 +205,39 @@ def test_results_never_become_work(trigger: Callable[..., Trigger], hand: Hand, 
     assert watching_itself.watches_its_output
     assert trigger(watching_itself).handle(changed("ceph", "Records/0/s3/object/key", key)) == Handled(0, 0, 1)
     assert hand.take_all() == []
+
+
+def test_what_lies_where_results_go_by_default_never_becomes_work(settings: Settings) -> None:
+    producer = Producer(settings.model_copy(update={"output_prefix": "s3://photos/2026/"}))
+    assert Trigger(producer, [rule()], CollectorRegistry()).handle(event("minio")) == Handled(0, 0, 1)
+
+
+def test_that_a_rule_watches_its_own_results_is_said_at_the_start(trigger: Callable[..., Trigger]) -> None:
+    with capture_logs() as logs:
+        trigger(rule(), rule(name="itself", bucket="results"))
+    assert [(log["log_level"], log["rule"]) for log in logs] == [("warning", "itself")]
+
+
+def test_every_outcome_of_every_sender_is_counted_from_the_start(producer: Producer) -> None:
+    registry = CollectorRegistry()
+
+    def counted(source: str, outcome: str) -> float | None:
+        return registry.get_sample_value("arno_trigger_records_total", {"source": source, "outcome": outcome})
+
+    once = Trigger(producer, [rule()], registry)
+    for source in ("aws", "eventbridge", "minio", "ceph", "unknown"):
+        for outcome in ("enqueued", "duplicate", "ignored", "unparseable", "conflict"):
+            assert counted(source, outcome) == 0
+    for wrong in ({"hello": 1}, changed("minio", "Records/0/eventSource", "unheard:of")):
+        with pytest.raises(InvalidRequest):
+            once.handle(wrong)
+    assert counted("unknown", "unparseable") == 2
+    with pytest.raises(InvalidRequest):
+        once.handle(changed("minio", "Records/0/eventVersion", "9"))
+    assert counted("minio", "unparseable") == 1
+    once.handle(event("eventbridge"))
+    once.handle(event("eventbridge"))
+    assert (counted("eventbridge", "enqueued"), counted("eventbridge", "duplicate")) == (1, 1)
 
 
 def test_a_record_that_cannot_be_read_does_not_hide_its_neighbours(trigger: Callable[..., Trigger], hand: Hand) -> None:
