@@ -128,6 +128,12 @@ def worker_key(worker: str) -> str:
     return f"arno:worker:{worker}"
 
 
+def write_lock(uri: str) -> str:
+    """Text: who writes this object just now, where storage cannot write conditionally. URIs are long, and none of
+    Redis's business."""
+    return f"arno:writes:{hashlib.sha256(uri.encode('utf-8', 'surrogatepass')).hexdigest()}"
+
+
 def attempt_field(index: int, attempt: int) -> str:
     """A chunk's attempt within its job's sets and hashes."""
     return f"{index}.{attempt}"

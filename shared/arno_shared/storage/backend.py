@@ -1,11 +1,16 @@
 """What every kind of storage can do, and the checks that they share."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
 from arno_shared.errors import Changed, TooManyBytes
 from arno_shared.uris import redact
+
+CONNECT_TIMEOUT_S = 5
+READ_TIMEOUT_S = 20
+MAX_ATTEMPTS = 3
+"""Of calls of S3."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,21 @@ class Backend(Protocol):
     def delete(self, uri: str) -> None: ...
 
     def list(self, prefix_uri: str) -> Iterator[StoredObject]: ...
+
+
+class Arbiter(Protocol):
+    """Stands between those that look whether an object stands and then write it."""
+
+    def write_new(self, uri: str, data: bytes, stands: Callable[[], bool], write: Callable[[], bool]) -> bool:
+        """False when the object `stands`; else what `write` says, which writes `data` there."""
+        ...
+
+
+class NoArbiter:
+    """Whoever writes between another's look and its write is overwritten."""
+
+    def write_new(self, uri: str, data: bytes, stands: Callable[[], bool], write: Callable[[], bool]) -> bool:
+        return not stands() and write()
 
 
 def bare_etag(etag: str) -> str:

@@ -7,12 +7,13 @@ import stat
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote
 
 from arno_shared.errors import AccessDenied, ArnoError, HouseError, InvalidUri, NotFound, StorageRefused, Unavailable
-from arno_shared.storage.backend import StoredObject, check_etag, check_size
+from arno_shared.storage.backend import Arbiter, StoredObject, check_etag, check_size
 from arno_shared.uris import path_of, redact
 
 _UNFINISHED = ".arno-"
@@ -26,6 +27,9 @@ _MAY_PASS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, 
 
 class Files:
     """The backend of `file://`. A file's ETag is made of its size and the time of its last change."""
+
+    def __init__(self, arbiter: Arbiter) -> None:
+        self._arbiter = arbiter
 
     def get(self, uri: str, *, version_id: str | None, etag: str | None, max_bytes: int | None) -> bytes:
         if version_id is not None:
@@ -52,12 +56,27 @@ class Files:
         path = path_of(uri)
         try:
             with _written(path, data) as unfinished:
-                is_new = _name_if_free(unfinished, path)
+                is_new = self._name_if_free(uri, data, unfinished, path)
             # Also for a file that stands there: whoever named it may not have come to this yet.
             _sync(path.parent)
         except (OSError, ValueError) as error:
             raise _why_not_written(path, error) from error
         return is_new
+
+    def _name_if_free(self, uri: str, data: bytes, unfinished: Path, path: Path) -> bool:
+        """Whether the file got the name; False when another file has it. Raises FileExistsError when no file has it."""
+        try:
+            os.link(unfinished, path)
+        except FileExistsError:
+            if not path.is_file():
+                raise
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            # Without links nothing here is both atomic and whole.
+            return self._arbiter.write_new(uri, data, path.is_file, lambda: _renamed(unfinished, path))
+        return True
 
     def conditional_writes(self, prefix_uri: str) -> bool:
         return True
@@ -155,7 +174,7 @@ def _walk(folder: str) -> Iterator[str]:
 @contextmanager
 def _written(path: Path, data: bytes) -> Iterator[Path]:
     """A file beside `path` that is whole and on the disk, to be given its name: readers never see half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     unfinished = path.parent / f"{_UNFINISHED}{uuid.uuid4().hex}"
     try:
         with open(unfinished, "xb") as file:
@@ -167,22 +186,18 @@ def _written(path: Path, data: bytes) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
-def _name_if_free(unfinished: Path, path: Path) -> bool:
-    """Whether the file got the name; False when another file has it. Raises FileExistsError when no file has it."""
-    try:
-        os.link(unfinished, path)
-    except FileExistsError:
-        if not path.is_file():
-            raise
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        # Another process may come in between: without links nothing here is both atomic and whole.
-        if path.is_file():
-            return False
-        os.replace(unfinished, path)
+def _renamed(unfinished: Path, path: Path) -> bool:
+    os.replace(unfinished, path)
     return True
+
+
+def _make_folder(folder: Path) -> None:
+    """With all that is missing above it, durably. Also when another makes it at the same time, who may not have come
+    to that yet."""
+    missing = takewhile(lambda above: not above.exists(), (folder, *folder.parents))
+    for new in reversed(list(missing)):
+        new.mkdir(exist_ok=True)
+        _sync(new.parent)
 
 
 def _sync(folder: Path) -> None:

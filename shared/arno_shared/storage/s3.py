@@ -13,19 +13,25 @@ from urllib3.exceptions import HTTPError
 
 from arno_shared.errors import AccessDenied, HouseError, HttpError, InvalidUri, ItemError, NotFound, StorageRefused
 from arno_shared.names import conditional_probe_uri
-from arno_shared.storage.backend import StoredObject, bare_etag, check_etag, check_size
+from arno_shared.storage.backend import (
+    CONNECT_TIMEOUT_S,
+    MAX_ATTEMPTS,
+    READ_TIMEOUT_S,
+    Arbiter,
+    StoredObject,
+    bare_etag,
+    check_etag,
+    check_size,
+)
 from arno_shared.storage.s3_errors import is_unmet_condition, why_not_read, why_not_written
 from arno_shared.uris import redact, split_s3
-
-CONNECT_TIMEOUT_S = 5
-READ_TIMEOUT_S = 20
-MAX_ATTEMPTS = 3
 
 
 class S3:
     """The backend of `s3://` for everything. Credentials, region and endpoint are found as AWS's tools find them."""
 
-    def __init__(self, connections: int) -> None:
+    def __init__(self, connections: int, arbiter: Arbiter) -> None:
+        self._arbiter = arbiter
         self.honours: dict[str, bool] = {}
         """By bucket: whether it honours `If-None-Match: *`. Many stores do not, and half of those say nothing."""
         try:
@@ -64,15 +70,16 @@ class S3:
 
     def put_new(self, uri: str, data: bytes, content_type: str) -> bool:
         bucket, _ = split_object(uri)
-        honours = self.honours.get(bucket)
-        if honours:
+        if self.honours.get(bucket):
             return self._create(uri, data, content_type)
-        if self._stands(uri):
-            return False
-        if honours is None:
-            return self._create_and_learn(uri, data, content_type)
-        self.put(uri, data, content_type)
-        return True
+
+        def write() -> bool:
+            if bucket not in self.honours:
+                return self._create_and_learn(uri, data, content_type)
+            self.put(uri, data, content_type)
+            return True
+
+        return self._arbiter.write_new(uri, data, lambda: self._stands(uri), write)
 
     def conditional_writes(self, prefix_uri: str) -> bool:
         bucket, _ = split_s3(prefix_uri)

@@ -16,8 +16,8 @@ import obstore
 from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.store import S3Store
 
-from arno_shared.storage.backend import StoredObject, check_etag, check_size
-from arno_shared.storage.s3 import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, S3, split_object
+from arno_shared.storage.backend import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, StoredObject, check_etag, check_size
+from arno_shared.storage.s3 import S3, split_object
 
 
 class BulkS3:

@@ -7,7 +7,7 @@ from threading import Lock
 from typing import BinaryIO
 
 from arno_shared.errors import CredentialsRefused, InvalidUri
-from arno_shared.storage.backend import Backend, StoredObject
+from arno_shared.storage.backend import Arbiter, Backend, NoArbiter, StoredObject
 from arno_shared.storage.files import Files
 from arno_shared.uris import redact, scheme_of
 
@@ -15,16 +15,18 @@ from arno_shared.uris import redact, scheme_of
 class ObjectStore:
     """Reads and writes objects by URI (`s3://bucket/key`, `file:///path`). Thread-safe; share one per process.
 
-    S3 is reached with AWS's own variables; `connections` is how many threads may use it at once.
+    S3 is reached with AWS's own variables; `connections` is how many threads may use it at once. `arbiter`, where it
+    is given, stands in for storage that cannot write conditionally (`storage.arbiter`).
 
     Every method raises HouseError when storage cannot be reached, CredentialsRefused when it turns Arno itself away (no
     credentials, or wrong ones; they are looked up anew by the next call) and InvalidUri. What the storage says of one
     object is an ItemError.
     """
 
-    def __init__(self, connections: int = 16) -> None:
+    def __init__(self, connections: int = 16, arbiter: Arbiter | None = None) -> None:
         self._connections = connections
-        self._files = Files()
+        self._arbiter = arbiter or NoArbiter()
+        self._files = Files(self._arbiter)
         self._lock = Lock()
 
     def get(
@@ -59,16 +61,17 @@ class ObjectStore:
         False does not say that somebody else wrote it: where the answer to a write is lost, it is tried again, and
         meets its own object. Callers read what stands there.
 
-        Where `conditional_writes` is False, storage is asked first and written to afterwards: who writes in between is
-        overwritten, and so is what these credentials may not see.
+        Where `conditional_writes` is False, storage is asked first and written to afterwards. The arbiter lets one at a
+        time do so, and others wait shortly, then get HouseError; without one, who writes in between is overwritten. So
+        is, in either case, what these credentials may not see.
         """
         with self._backend(uri) as backend:
             return backend.put_new(uri, data, content_type)
 
     def conditional_writes(self, prefix_uri: str) -> bool:
-        """Whether of several that call `put_new` at the same moment only one gets True, below a prefix that ends in a
-        slash. Files always do; a bucket is tried once, with a small object that is left below the prefix. Raises as
-        `put` does.
+        """Whether storage itself sees to it that of several that call `put_new` at the same moment only one gets True,
+        below a prefix that ends in a slash. Files always do; a bucket is tried once, with a small object that is left
+        below the prefix. Raises as `put` does.
         """
         with self._backend(prefix_uri) as backend:
             return backend.conditional_writes(prefix_uri)
@@ -118,7 +121,7 @@ class ObjectStore:
         # Imported late: boto3 takes a third of a second, which a process that only knows files need not wait for.
         from arno_shared.storage.s3 import S3
 
-        careful = S3(self._connections)
+        careful = S3(self._connections, self._arbiter)
         try:
             from arno_shared.storage.s3_bulk import BulkS3
         except ImportError:

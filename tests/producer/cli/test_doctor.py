@@ -27,6 +27,7 @@ from arno_shared.presence import announce
 from arno_shared.storage import ObjectStore
 from tests.producer.cli.test_workers import worker_state
 from tests.producer.conftest import Ran
+from tests.servers import make_bucket
 
 PROJECT = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
 Arno = Callable[..., Ran]
@@ -281,6 +282,12 @@ class Unconditional(ObjectStore):
 
 def test_storage_that_would_refuse_the_record_of_a_job_is_not_called_sound(tmp_path: Path) -> None:
     assert check_conditional_writes(Unconditional(), f"file://{tmp_path}/").verdict is Verdict.FAILED
+
+
+def test_storage_without_conditional_writes_is_told_what_stands_in_for_them(rclone_s3: str) -> None:
+    found = check_conditional_writes(ObjectStore(), f"s3://{make_bucket()}/out/")
+    assert found.verdict is Verdict.NOTE
+    assert "locks in Redis" in found.says
 
 
 class Forgetful(ObjectStore):

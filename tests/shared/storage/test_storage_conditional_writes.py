@@ -208,6 +208,48 @@ def test_a_file_is_durable_before_it_has_its_name_and_so_is_the_name(tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["part"]
 
 
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was made durable, by its path, in that order."""
+    done: list[str] = []
+    fsync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        fsync(descriptor)
+        done.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+    monkeypatch.setattr(os, "fsync", watched)
+    return done
+
+
+@pytest.mark.parametrize("write", ["put", "put_new"])
+def test_new_folders_are_durable_before_what_lies_in_them(tmp_path: Path, synced: list[str], write: str) -> None:
+    folder = tmp_path / "job" / "run" / "a"
+    getattr(ObjectStore(), write)(file_uri(folder / "part"), b"x", "text/plain")
+    assert synced[:3] == [str(tmp_path), str(tmp_path / "job"), str(tmp_path / "job" / "run")]
+    assert synced[-1] == str(folder)
+    assert len(synced) == 5
+    # Those that are there are not paid for again.
+    synced.clear()
+    getattr(ObjectStore(), write)(file_uri(folder / "other"), b"x", "text/plain")
+    assert len(synced) == 2
+
+
+@pytest.mark.parametrize("write", ["put", "put_new"])
+def test_a_folder_that_another_makes_meanwhile_is_durable_too(
+    tmp_path: Path, synced: list[str], write: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mkdir = os.mkdir
+
+    def made_already(*arguments: Any, **options: Any) -> None:
+        mkdir(*arguments, **options)
+        mkdir(*arguments, **options)
+
+    monkeypatch.setattr(os, "mkdir", made_already)
+    getattr(ObjectStore(), write)(file_uri(tmp_path / "run" / "part"), b"x", "text/plain")
+    assert synced[0] == str(tmp_path)
+
+
 def test_of_many_at_once_one_writes_a_file(tmp_path: Path) -> None:
     store, uri = ObjectStore(), file_uri(tmp_path / "run" / "part")
     with ThreadPoolExecutor(16) as threads:

@@ -6,6 +6,7 @@ from arno_producer.cli.doctor.findings import Finding, Verdict
 from arno_producer.client import new_job_id
 from arno_shared.errors import ArnoError, HouseError
 from arno_shared.storage import ObjectStore
+from arno_shared.storage.arbiter import LIFE_S
 from arno_shared.uris import check_output_prefix
 
 
@@ -44,6 +45,7 @@ def check_conditional_writes(store: ObjectStore, prefix: str) -> Finding:
     return Finding(
         "conditional writes",
         Verdict.NOTE,
-        "not honoured: when two workers do one chunk at the same moment, its object is written twice",
-        "nothing: the answers are the same, and it is counted once",
+        "not honoured: locks in Redis let one at a time write an object; what a worker was writing when it died waits "
+        f"for up to {LIFE_S:.0f} s",
+        "nothing, as long as all who write there share this Redis and its key prefix",
     )
