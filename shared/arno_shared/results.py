@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from arno_shared.errors import ItemError
-from arno_shared.messages import SCHEMA_VERSION, AnyText, Chunk, ImageRef, WireModel
+from arno_shared.messages import SCHEMA_VERSION, AnyText, Chunk, ImageRef
 from arno_shared.prompts import Region
+from arno_shared.stored import StoredModel
 from arno_shared.uris import redact
 
 
@@ -17,7 +18,7 @@ class Status(StrEnum):
     FAILED = "failed"
 
 
-class Failure(WireModel):
+class Failure(StoredModel):
     """Why an image has no answers. `code` is stable (see `arno_shared.errors`), `message` is for people."""
 
     code: str
@@ -28,7 +29,7 @@ class Failure(WireModel):
         return cls(code=error.code, message=redact(str(error)))
 
 
-class ImageFacts(WireModel):
+class ImageFacts(StoredModel):
     """The image as it was asked for and as it was found. Sizes in pixels, after its EXIF orientation."""
 
     uri: str
@@ -48,7 +49,7 @@ class ImageFacts(WireModel):
 Confidence = Annotated[float, Field(gt=0, le=1)]
 
 
-class PromptResult(WireModel):
+class PromptResult(StoredModel):
     """The answer to one prompt.
 
     `raw` is the generated text with its special tokens; `parsed` has the shape that transformers'
@@ -75,13 +76,13 @@ class PromptResult(WireModel):
     """The answer runs in a loop."""
 
 
-class ModelFacts(WireModel):
+class ModelFacts(StoredModel):
     id: str
     revision: str
     dtype: str
 
 
-class Generation(WireModel):
+class Generation(StoredModel):
     """The generation settings that were used: the job's own, and the checkpoint's where it asked for nothing."""
 
     num_beams: int
@@ -90,7 +91,7 @@ class Generation(WireModel):
     early_stopping: bool | Literal["never"]
 
 
-class Timings(WireModel):
+class Timings(StoredModel):
     """Milliseconds that this image spent in each stage; `model` is the time of the batches that it was part of."""
 
     fetch_ms: float = 0.0
@@ -99,7 +100,7 @@ class Timings(WireModel):
     model_ms: float = 0.0
 
 
-class ResultRow(WireModel):
+class ResultRow(StoredModel):
     """One image of one job."""
 
     job_id: str

@@ -18,7 +18,15 @@ from arno_shared.names import TOPIC
 from arno_shared.redis_client import RedisClient, connect
 from arno_shared.results import ImageFacts, ModelFacts, PromptResult, ResultRow, Status
 from arno_shared.settings import Settings, TopicSettings
-from arno_shared.topic import ChunkCompleted, ChunkEvent, Counts, FailedImage, TopicReader
+from arno_shared.topic import (
+    MAX_FAILED_BYTES,
+    ChunkCompleted,
+    ChunkEvent,
+    Counts,
+    FailedImage,
+    TopicReader,
+    bounded_failures,
+)
 
 WHEN = datetime(2026, 1, 2, tzinfo=UTC)
 NOT_YET = 0.001
@@ -146,6 +154,14 @@ def test_what_a_consumer_left_pending_is_taken_over_once_it_is_stale(redis: Redi
     assert heir.read(block_s=NOT_YET) == []
 
 
+@pytest.mark.parametrize(("idle_s", "taken"), [(59, []), (61, [0])])
+def test_what_is_stale_is_told_in_seconds(redis: RedisClient, idle_s: int, taken: list[int]) -> None:
+    publish(redis, 0)
+    read = TopicReader(redis, "g", "dead").read()
+    redis.xclaim(TOPIC, "g", "dead", 0, ids(read), idle=idle_s * 1000)
+    assert indices(TopicReader(redis, "g", "heir", stale_s=60).read(block_s=NOT_YET)) == taken
+
+
 def test_the_topic_is_no_longer_than_it_may_be_by_much(redis: RedisClient) -> None:
     # Streams are trimmed by whole nodes of 100 entries.
     publish(redis, *range(350), max_events=100)
@@ -244,6 +260,25 @@ def test_an_event_is_a_cloud_event(redis: RedisClient) -> None:
 
 def test_an_event_without_results_does_not_mention_them(redis: RedisClient) -> None:
     assert "results" not in published(redis)["data"]
+
+
+def test_an_event_lists_as_many_failures_as_there_is_room_for(redis: RedisClient) -> None:
+    long = [FailedImage(uri=f"https://example.org/{n}/{'x' * 8192}", code="not_found") for n in range(1022)]
+    short = [FailedImage(uri=f"s3://photos/{name}.jpg", code="timeout") for name in "ab"]
+    (first, *_), listed = long, bounded_failures([short[0], *long, short[1]])
+    # One of the long ones fits; what is left still holds a short one.
+    assert listed == (short[0], first, short[1])
+    event = json.dumps(published(redis, failed=listed))
+    assert MAX_FAILED_BYTES / 2 < len(event) < MAX_FAILED_BYTES + 1024
+
+
+def test_failures_are_measured_in_bytes_of_json() -> None:
+    for character in ("ü", "\N{GRINNING FACE}", "\x01", '"'):
+        failures = [FailedImage(uri=character * 100, id=character, code="x") for _ in range(1000)]
+        listed = bounded_failures(failures)
+        sizes = [len(failure.model_dump_json().encode()) + 1 for failure in (*listed, failures[-1])]
+        assert sum(sizes[:-1]) <= MAX_FAILED_BYTES < sum(sizes)
+    assert bounded_failures([]) == ()
 
 
 def test_results_that_travel_in_the_event_come_out_as_they_went_in(redis: RedisClient) -> None:
