@@ -154,17 +154,17 @@ class TopicReader:
         )
         # Should the topic be lost, all that comes after that is new to the group.
         self._start_id = "0"
-        if trimmed < 0:
-            self._lose(None, "events may have been trimmed before this group read them")
-        if trimmed > 0:
-            self._lose(trimmed, f"{trimmed} events were trimmed before this group read them")
-        if lapsed:
-            self._lose(lapsed, f"{lapsed} events were trimmed before a consumer that had them acknowledged them")
+        if trimmed < 0 and self.lost is not None:
+            self.lost = None
+            log.warning("the server cannot tell how many events this group has missed", group=self._group)
+        self._lose(trimmed, "this group read them")
+        self._lose(lapsed, "a consumer that had them acknowledged them")
         return [(entry_id, dict(zip(flat[::2], flat[1::2], strict=True))) for entry_id, flat in entries]
 
-    def _lose(self, events: int | None, what: str) -> None:
-        log.warning(f"{what}: the results are in storage", group=self._group)
-        self.lost = None if self.lost is None or events is None else self.lost + events
+    def _lose(self, events: int, before: str) -> None:
+        if events > 0:
+            log.warning(f"{events} events were trimmed before {before}: the results are in storage", group=self._group)
+            self.lost = None if self.lost is None else self.lost + events
 
     def _readable(self, entries: Sequence[_Entry]) -> list[tuple[str, ChunkEvent]]:
         events = list(_events(entries))

@@ -39,13 +39,8 @@ local function make_group()
   return our_group()
 end
 
--- How many entries the group has been given; nil where that is not known.
-local function entries_read(ours, stream)
-  local last = ours['last-delivered-id']
-  if last == '0-0' then return 0 end
-  if last == stream['last-generated-id'] then return stream['entries-added'] end
-  return ours['entries-read'] or nil
-end
+-- How many entries the group has been given; false where that is not known.
+local function entries_read(ours) return ours['last-delivered-id'] == '0-0' and 0 or ours['entries-read'] end
 
 local function trimmed_unread(ours)
   local stream, last = the_stream(), ours['last-delivered-id']
@@ -54,7 +49,7 @@ local function trimmed_unread(ours)
   local added, deleted = stream['entries-added'], stream['max-deleted-entry-id']
   -- Before Redis 7 nothing is counted; and who deletes from the middle takes the count away.
   if not added or (first and not is_before(deleted, first)) then return -1 end
-  local gone, read = added - stream['length'], entries_read(ours, stream)
+  local gone, read = added - stream['length'], entries_read(ours)
   -- Servers differ in whether they count over the gap: from here on, what is gone counts as given.
   set_read(last, gone)
   return read and math.max(0, gone - read) or -1

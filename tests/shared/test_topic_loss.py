@@ -11,6 +11,7 @@ from arno_shared.names import TOPIC
 from arno_shared.redis_client import RedisClient, connect
 from arno_shared.settings import Settings
 from arno_shared.topic import Lag, TopicReader
+from tests.servers import Valkey
 from tests.shared.test_topic import NOT_YET, ids, indices, publish
 
 
@@ -135,7 +136,10 @@ def test_events_deleted_from_the_middle_make_no_wrong_number(redis: RedisClient)
     entries = [entry_id for entry_id, _ in redis.xrange(TOPIC)]
     redis.xdel(TOPIC, entries[0], entries[7])
     reader = TopicReader(redis, "g", "c")
-    assert indices(reader.read()) == [1, 2, 3, 4, 5, 6, 8, 9]
+    with capture_logs() as logs:
+        assert indices(reader.read()) == [1, 2, 3, 4, 5, 6, 8, 9]
+        reader.read(block_s=NOT_YET)
+    assert [line["event"] for line in logs] == ["the server cannot tell how many events this group has missed"]
     assert reader.lost is None
     assert reader.lag() == Lag(0, 8, None)
 
@@ -190,3 +194,15 @@ def test_lag_is_known_before_anything_was_read(redis: RedisClient) -> None:
     assert reader.lag() == Lag(1, 2, 0)
     reader.ack(ids(read))
     assert reader.lag() == Lag(1, 0, 0)
+
+
+def test_full_memory_keeps_nobody_from_reading() -> None:
+    with Valkey() as valkey, connect(Settings(redis_url=valkey.url)) as redis:
+        reader = TopicReader(redis, "g", "c", stale_s=0)
+        publish(redis, *range(10))
+        assert len(reader.read(count=2)) == 2
+        trim(redis, 3)
+        valkey.config_set("maxmemory", 1)
+        assert indices(reader.read()) == [7, 8, 9]
+        assert indices(reader.read()) == [7, 8, 9]
+        assert reader.lost == 7
