@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 from pydantic import Field
 
 from arno_shared.errors import InvalidRequest
-from arno_shared.messages import AnyText, Chunk, WireModel
+from arno_shared.messages import AnyText, Chunk
 from arno_shared.names import DEAD_LETTERS, TASK_NAME, Lane
 from arno_shared.redis_client import RedisClient, redis_away
+from arno_shared.stored import StoredModel
 
 _ADD = """
 -- First something that a server allows whose memory is full: then it allows the rest, and a letter is no more than the
@@ -30,7 +31,7 @@ class LetterKind(StrEnum):
     """The images of a chunk that failed transiently too many times; their rows say so."""
 
 
-class DeadLetter(WireModel):
+class DeadLetter(StoredModel):
     kind: LetterKind
     code: str
     reason: AnyText

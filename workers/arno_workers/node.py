@@ -19,6 +19,7 @@ from arno_shared.redis_client import RedisClient, connect
 from arno_shared.results import ModelFacts
 from arno_shared.settings import Settings
 from arno_shared.storage import ObjectStore
+from arno_shared.storage.arbiter import RedisArbiter
 from arno_workers.consumer.app import run_worker, worker_app
 from arno_workers.consumer.lease import keep_leases
 from arno_workers.consumer.releaser import keep_releasing
@@ -49,7 +50,6 @@ def run_node(settings: Settings, device: str, name: str) -> int:
     worker = f"{name}@{socket.gethostname()}"
     tracing.configure("arno-worker")
     vitals = Vitals()
-    store = ObjectStore(connections=settings.worker.fetch_threads)
     drain = Drain(settings.worker.drain_s)
     broken = Event()
 
@@ -60,6 +60,7 @@ def run_node(settings: Settings, device: str, name: str) -> int:
         os.kill(os.getpid(), signal.SIGTERM)
 
     redis = connect(settings)
+    store = ObjectStore(connections=settings.worker.fetch_threads, arbiter=RedisArbiter(redis))
     metrics = WorkerMetrics()
     metrics.registry.register(HouseCollector(settings))
     probes = Probes(settings.worker, vitals, house_checks(redis, store, settings.output_prefix), metrics.exposition)

@@ -12,7 +12,7 @@ from arno_shared.messages import Chunk, Prompt
 from arno_shared.names import Lane, event_id
 from arno_shared.results import Failure, ImageFacts, PromptResult, ResultRow, Status, Timings
 from arno_shared.settings import Settings
-from arno_shared.topic import ChunkCompleted, ChunkEvent, Counts, FailedImage
+from arno_shared.topic import ChunkCompleted, ChunkEvent, Counts, FailedImage, bounded_failures
 from arno_shared.uris import redact
 from arno_workers.engine import Answer, Answered, Engine
 from arno_workers.pipeline.chunk_run import ChunkRun, Item
@@ -90,7 +90,7 @@ def outcome(chunk: Chunk, settled: Settled, result_uri: str, lane: Lane, worker:
             attempt=chunk.attempt,
             result_uri=result_uri,
             counts=Counts(ok=len(settled.rows) - len(failures), failed=len(failures), put_off=put_off),
-            failed=tuple(_failed_image(row) for row in failures),
+            failed=bounded_failures(_failed_image(row) for row in failures),
             results=_inline(chunk, settled.rows, settings.topic.inline_max_bytes),
         ),
     )
