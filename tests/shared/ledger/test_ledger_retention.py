@@ -51,6 +51,19 @@ def test_the_keys_of_a_done_job_age_and_those_of_a_running_one_stay(ledger: Ledg
     assert ages(redis)
 
 
+def test_what_comes_again_after_the_end_leaves_nothing_that_stays(ledger: Ledger, redis: RedisClient) -> None:
+    (chunk,) = open_job(ledger, 3)
+    ledger.commit(chunk, outcome(chunk, put_off=1))
+    (later,) = send_due(ledger)
+    ledger.commit(later, outcome(later))
+    for one in (chunk, later):
+        assert begin(ledger, one) is Verdict.COMMITTED
+        assert ledger.commit(one, outcome(one)) is False
+        assert bury(ledger, one) is False
+        ledger.hand_back(one, "tag")
+    assert ages(redis)
+
+
 def test_a_job_that_wakes_stops_ageing(ledger: Ledger, letters: DeadLetters, redis: RedisClient) -> None:
     (chunk,) = open_job(ledger, 3)
     ledger.commit(chunk, outcome(chunk, failed=1, gives_up=True))

@@ -15,7 +15,9 @@ end
 
 -- Whether it was restored before: then whoever has it in hand announces what it did, and once.
 local function take_restored()
-  if attempt == 1 then return redis.call('SETBIT', RESTORED, index, 0) == 1 end
+  if attempt == 1 then
+    return redis.call('GETBIT', RESTORED, index) == 1 and redis.call('SETBIT', RESTORED, index, 0) == 1
+  end
   return redis.call('HDEL', BEGUN, restored_field) == 1
 end
 
