@@ -179,6 +179,25 @@ def test_a_sign_of_life_puts_the_end_off(ledger: Ledger, redis: RedisClient) -> 
     assert redis.zscore(LIVE, "run-7") > redis.time()[0] + ABANDON_S - 60
 
 
+def test_a_sign_that_comes_while_somebody_looks_counts(
+    ledger: Ledger, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (chunk,) = open_job(ledger, 2)
+    monkeypatch.setattr(redis, "zrangebyscore", lambda *_, **__: [b"run-7"])
+    assert ledger.abandon() == 0
+    ledger.commit(chunk, outcome(chunk))
+    assert ledger.abandon() == 0
+    assert state(ledger) is JobState.DONE
+
+
+def test_a_job_that_is_gone_is_no_longer_looked_for(ledger: Ledger, redis: RedisClient) -> None:
+    open_job(ledger, 2)
+    redis.delete(*job_keys("run-7"))
+    let_pass(redis, ABANDON_S + 60)
+    assert ledger.abandon() == 0
+    assert redis.zcard(LIVE) == 0
+
+
 def test_an_incomplete_job_goes_on_when_something_of_it_comes(ledger: Ledger, redis: RedisClient) -> None:
     chunk, _ = open_job(ledger, 2, 2, sealed=False)
     let_pass(redis, ABANDON_S + 60)
@@ -232,6 +251,16 @@ def test_a_late_message_of_a_job_that_was_done_is_not_done_again(ledger: Ledger,
     assert begin(ledger, chunk) is Verdict.COMMITTED
     assert ledger.commit(chunk, outcome(chunk)) is False
     assert redis.xlen(TOPIC) == 1
+
+
+def test_a_late_message_of_a_later_attempt_is_not_done_again(ledger: Ledger, redis: RedisClient) -> None:
+    (chunk,) = open_job(ledger, 2)
+    ledger.commit(chunk, outcome(chunk, put_off=1))
+    (later,) = send_due(ledger)
+    ledger.commit(later, outcome(later))
+    forget(redis)
+    assert begin(ledger, later) is Verdict.COMMITTED
+    assert not redis.exists(job_keys("run-7").job)
 
 
 def test_a_message_that_comes_late_is_not_announced_again(ledger: Ledger, redis: RedisClient) -> None:
