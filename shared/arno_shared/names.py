@@ -94,8 +94,9 @@ class JobKeys(NamedTuple):
     committed: str
     """Bitmap: bit `index` is set once the chunk's first attempt is committed. A part of the tombstone."""
     commits: str
-    """Sorted set of `index.attempt`, in the order in which they were committed: later attempts, and all attempts at
-    what came in messages."""
+    """The log, a sorted set scored by when (µs), no two alike: `index.attempt` of later attempts that were committed,
+    of all attempts at what came in messages, and of first attempts that readers may have passed over; `index.1/buried`
+    and `ended`, which let them pass over one: it was given up whole, or its job ended without it."""
     put_off: str
     """Hash `index.attempt` → message: attempts still to be made of images that were put off, and chunks that wait for
     their job to go on, or to be sent."""
@@ -137,6 +138,15 @@ def write_lock(uri: str) -> str:
 def attempt_field(index: int, attempt: int) -> str:
     """A chunk's attempt within its job's sets and hashes."""
     return f"{index}.{attempt}"
+
+
+ENDED = "ended"
+"""In a job's log: it ended without being done."""
+
+
+def buried_field(index: int) -> str:
+    """In a job's log: the chunk's first attempt was given up whole."""
+    return f"{attempt_field(index, 1)}/buried"
 
 
 def suspect_field(index: int, attempt: int, what: int | str) -> str:

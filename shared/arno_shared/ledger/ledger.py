@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from arno_shared import tracing
 from arno_shared.dead_letters import DeadLetter, FiledLetter, LetterKind
@@ -17,12 +17,14 @@ from arno_shared.messages import MAX_ATTEMPTS, MAX_CHUNKS, Chunk, Output
 from arno_shared.names import (
     DEAD_LETTERS,
     DELAYED,
+    ENDED,
     JOBS,
     LIVE,
     TOPIC,
     UNACKED,
     Lane,
     attempt_field,
+    buried_field,
     job_keys,
     place_key,
     split_delayed_member,
@@ -385,23 +387,57 @@ class Ledger:
         bits = self.committed_bits(job_id, start, first + count - start)
         return {index for index in indices_of(bits, start) if first <= index < first + count}
 
-    def buried_indices(self, job_id: str) -> set[int]:
-        """Of the chunks whose first attempt was given up whole."""
-        with redis_away():
-            fields = [field.decode() for field in self._redis.hkeys(job_keys(job_id).buried)]
-        return {int(field.removesuffix(".1")) for field in fields if field.endswith(".1")}
-
     def committed_chunks(self, job_id: str) -> int:
         """One more than the highest index of a chunk that may be committed."""
         with redis_away():
             return 8 * int(self._redis.strlen(job_keys(job_id).committed))
 
-    def commits(self, job_id: str, first: int, count: int) -> list[tuple[int, int]]:
-        """`(index, attempt)` of the commits numbered `first … first + count - 1`, in their order: of later attempts,
-        and in a job of messages of all."""
+    def first_attempts(self, job_id: str, first: int, count: int) -> list["FirstAttempt"]:
+        """Of the chunks `first … first + count - 1`, as they stand at one moment."""
+        keys, indices = job_keys(job_id), range(first, first + count)
+        names = [name for index in indices for name in (attempt_field(index, 1), buried_field(index))]
+        with redis_away(), self._redis.pipeline() as step:
+            step.getrange(keys.committed, first // 8, (first + count - 1) // 8)
+            step.zmscore(keys.commits, [ENDED, *names])
+            bits, (ended, *noted) = step.execute()
+        committed = set(indices_of(bits, first - first % 8))
+        return [
+            FirstAttempt(index in committed, _us(logged), _us(buried), _us(ended))
+            for index, logged, buried in zip(indices, noted[::2], noted[1::2], strict=True)
+        ]
+
+    def next_committed(self, job_id: str, index: int) -> int | None:
+        """The next chunk from this one on whose first attempt is committed; one of the seven before may be said too."""
         with redis_away():
-            members = self._redis.zrange(job_keys(job_id).commits, first, first + count - 1)
-        return [(int(index), int(attempt)) for index, attempt in (member.split(b".") for member in members)]
+            found = int(self._redis.bitpos(job_keys(job_id).committed, 1, index // 8))
+        return None if found < 0 else found
+
+    def commits(self, job_id: str, after_us: int, count: int) -> list["Commit"]:
+        """The next `count` entries of the job's log, after that of this time: see `JobKeys.commits`. New ones come at
+        the end, for as long as Redis keeps its data."""
+        with redis_away():
+            log = job_keys(job_id).commits
+            entries = self._redis.zrangebyscore(log, f"({after_us}", "+inf", 0, count, withscores=True)
+        return [_commit(name.decode(), int(at)) for name, at in entries]
+
+    def has_logged(self, job_id: str, at_us: int) -> bool:
+        """Whether the job's log still has the entry of this time; so it has all that were before it."""
+        with redis_away():
+            return bool(self._redis.zcount(job_keys(job_id).commits, at_us, at_us))
+
+    def later_attempts(self, job_id: str, attempts: Iterable[tuple[int, int]]) -> dict[tuple[int, int], list["Commit"]]:
+        """Of each `(index, attempt)`, the later attempts at its chunk that are committed, in their order."""
+        later: dict[tuple[int, int], list[Commit]] = {each: [] for each in attempts}
+        asked = list(later)
+        while asked:
+            nexts = [(index, attempt + len(later[index, attempt]) + 1) for index, attempt in asked]
+            with redis_away():
+                times = self._redis.zmscore(job_keys(job_id).commits, [attempt_field(*each) for each in nexts])
+            for each, commit, at in zip(asked, nexts, times, strict=True):
+                if at is not None:
+                    later[each].append(Commit(int(at), *commit))
+            asked = [each for each, at in zip(asked, times, strict=True) if at is not None]
+        return later
 
     def due(self, limit: int = 100) -> list["DueMessage"]:
         """Attempts whose time has come, for this caller to send. They come up again unless `sent` is called soon:
@@ -439,6 +475,29 @@ class Ledger:
 
 
 @dataclass(frozen=True, slots=True)
+class Commit:
+    """An entry of a job's log."""
+
+    at_us: int
+    """When it was made, and its name: no other entry has the same."""
+    index: int = 0
+    attempt: int = 0
+    """0 where it is not of a commit, and has no rows."""
+
+
+class FirstAttempt(NamedTuple):
+    """How a chunk's first attempt stands; times (µs) are of entries of the job's log."""
+
+    committed: bool
+    logged_us: int | None
+    """It was committed out of order: its rows come by the log."""
+    buried_us: int | None
+    """The chunk was given up whole. Should it be committed after all, its rows come by the log."""
+    ended_us: int | None
+    """Its job ended without being done. What was not committed by then comes by the log, if at all."""
+
+
+@dataclass(frozen=True, slots=True)
 class DueMessage:
     job_id: str
     attempt: str
@@ -459,6 +518,15 @@ def indices_of(bits: bytes, first: int) -> Iterator[int]:
     for offset, byte in enumerate(bits):
         if byte:
             yield from (first + offset * 8 + bit for bit in range(8) if byte & (0x80 >> bit))
+
+
+def _us(score: float | None) -> int | None:
+    return None if score is None else int(score)
+
+
+def _commit(name: str, at_us: int) -> Commit:
+    index, _, attempt = name.partition(".")
+    return Commit(at_us, int(index), int(attempt)) if attempt.isdigit() else Commit(at_us)
 
 
 @cache

@@ -15,7 +15,10 @@ if get('origin') == 'message' then raise_top(index) end
 leave_waiting(attempt, images, redis.call('HDEL', PUT_OFF, field) == 1)
 local letter = redis.call('XADD', DEAD, 'MAXLEN', '~', A[7], '*', 'letter', A[6])
 redis.call('HSET', BURIED, field, images .. ':' .. letter)
-if attempt == 1 then count('buried', 1) end
+if attempt == 1 then
+  count('buried', 1)
+  note(field .. '/buried')
+end
 count('dead', images)
 settle()
 return 1

@@ -29,7 +29,8 @@ end
 open_for_message(A[4], A[5])
 local by_message = get('origin') == 'message'
 if attempt == 1 then redis.call('SETBIT', COMMITTED, index, 1) end
-if attempt > 1 or by_message then redis.call('ZADD', COMMITS, redis.call('HINCRBY', JOB, 'commits', 1), field) end
+local was_passed_over = redis.call('ZSCORE', COMMITS, field .. '/buried') or redis.call('ZSCORE', COMMITS, 'ended')
+if attempt > 1 or by_message or was_passed_over then note(field) end
 if by_message then raise_top(index) end
 
 local was_put_off = redis.call('HDEL', PUT_OFF, field) == 1

@@ -32,6 +32,10 @@ if get('origin') == 'message' and redis.call('HLEN', LOOSE) == 0 and get('prefix
   -- What messages counted, their producer announces anew.
   redis.call('HSET', JOB, 'origin', 'producer', 'terms', terms, 'sealed', '0', 'chunks', 0, 'images', 0)
   redis.call('ZADD', KEYS[16], now(), JOB_ID)
+  -- First attempts of a producer's job come by their index.
+  for _, field in ipairs(redis.call('ZRANGE', COMMITS, 0, -1)) do
+    if string.sub(field, -2) == '.1' then redis.call('ZREM', COMMITS, field) end
+  end
   wake()
 end
 local standing = get('terms') or ''
