@@ -1,16 +1,27 @@
-"""A job's result rows in pages, for readers that come and go."""
+"""A job's result rows in pages, for readers that come and go.
+
+Of jobs that somebody submitted, first attempts come in the order of submission, and after them what the job's log has:
+later attempts, and first ones that a reader may have passed over because they were given up. Of jobs of messages, whose
+indices say nothing, everything comes by the log. The log only grows, so that a place in it stays what it is for as long
+as Redis keeps its data. A cursor says where its reader is, and which entry of the log must still stand for that to be
+true: when a fail-over, or the loss of Redis, has taken it, the cursor is stale.
+"""
 
 import re
 from typing import NamedTuple
 
 from arno_producer.job import Job
-from arno_shared.errors import InvalidRequest
+from arno_shared.errors import CursorStale, InvalidRequest
+from arno_shared.ledger import Commit, JobStatus
 from arno_shared.results import ResultRow
 
-CURSOR_PATTERN = r"^[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}$"
+CURSOR_PATTERN = r"^[0-9]{1,9}\.[0-2]\.[0-9]{1,9}(\.[0-9]{1,16}){0,3}$"
 FIRST_PAGE = "0.0.0"
 
-_WINDOW_CHUNKS = 1024
+_WINDOW = 1024
+"""Chunks, or entries of the log, that are asked for at a time."""
+
+_BY_INDEX, _BY_LOG_AFTER_INDEX, _BY_LOG = range(3)
 
 
 class ResultsPage(NamedTuple):
@@ -21,14 +32,23 @@ class ResultsPage(NamedTuple):
 
 class _Place(NamedTuple):
     chunk: int
-    """The first that was not read whole."""
-    attempt: int
-    """0 while first attempts are read; then how many of the later ones were read whole, and 1."""
+    """By index: the first that was not read whole."""
+    order: int
     row: int
-    """Rows of it that were read."""
+    """Rows read of that chunk, or of the log's next commit, those counted that are not shown."""
+    at_us: int = 0
+    """By the log: when the last entry was made that was read whole."""
+    relied_us: int = 0
+    """The latest entry of the log for which something was passed over."""
+    hidden_us: int = 0
+    """By index: the latest commit for which rows were not shown, as they have a next one. A ledger that is rebuilt
+    finds it in storage."""
 
     def cursor(self) -> str:
-        return ".".join(map(str, self))
+        fields = list(self)
+        while len(fields) > 3 and not fields[-1]:
+            fields.pop()
+        return ".".join(map(str, fields))
 
     @classmethod
     def of(cls, cursor: str) -> "_Place":
@@ -46,48 +66,127 @@ def check_cursor(cursor: str) -> str:
 
 
 def results_page(job: Job, cursor: str, limit: int) -> ResultsPage:
-    """Up to `limit` rows from where `cursor` says, in the order of submission.
+    """Up to `limit` rows from where `cursor` says: first attempts in the order of submission, then later ones in the
+    order in which they were committed; of a job of messages, all in that order.
 
-    A chunk that is not done yet ends the page: its rows are on the next. Rows of images that were put off come last,
-    once the job has ended. Each image comes once; when it was given up and replayed after its page was read, what
-    became of it last comes as well. Raises InvalidRequest (no such cursor), JobNotFound, HouseError, NotFound when a
-    result object has been deleted.
+    A chunk that is not done yet ends the page: its rows are on the next. Each image comes once. One that was given up
+    and replayed after its row was read comes again: of two rows of the same index and position, the one with more
+    attempts counts.
+
+    Raises InvalidRequest (no such cursor), CursorStale when the ledger was rebuilt since and what comes next is no
+    longer known, JobNotFound, HouseError, NotFound when a result object has been deleted.
     """
-    place = _Place.of(cursor)
-    rows: list[ResultRow] = []
-    # Asked for before the parts are, so that none is committed in between and missed.
-    status = job.status()
-    retries = job.later_attempts()
-    chunk, attempt, row = place
-    settled: dict[int, bool] = {}
-    known = chunk
-    while attempt == 0 and len(rows) < limit:
-        if chunk >= status.chunks:
-            if not status.finished:
-                break
-            chunk, attempt, row = 0, 1, 0
-            break
-        if chunk >= known:
-            settled, known = job.settled_chunks(chunk, _WINDOW_CHUNKS), chunk + _WINDOW_CHUNKS
-        if settled.get(chunk):
-            found = list(job.rows_of(status, chunk, 1, retries))
-            taken = found[row : row + limit - len(rows)]
-            rows += taken
-            row += len(taken)
-            if row >= len(found):
-                chunk, row = chunk + 1, 0
-        elif status.finished or chunk in settled:
-            # Nothing will come of it: it was given up whole, or its job was cancelled.
-            chunk, row = chunk + 1, 0
-        else:
-            break
-    later = sorted(retries)
-    while attempt and attempt <= len(later) and len(rows) < limit:
-        found = list(job.rows_of(status, *later[attempt - 1], retries))
-        taken = found[row : row + limit - len(rows)]
-        rows += taken
-        row += len(taken)
-        if row >= len(found):
-            attempt, row = attempt + 1, 0
-    at_end = status.finished and attempt > len(later)
-    return ResultsPage(rows, None if at_end else _Place(chunk, attempt, row).cursor())
+    return _Reader(job, _Place.of(cursor), limit).page()
+
+
+class _Reader:
+    def __init__(self, job: Job, place: _Place, limit: int) -> None:
+        self._job, self._limit = job, limit
+        # Asked for before anything is read, so that nothing is committed in between and missed.
+        self._status = job.status()
+        self._place = _checked(job, self._status, place)
+        self._rows: list[ResultRow] = []
+
+    def page(self) -> ResultsPage:
+        self._read_by_index()
+        ended = self._read_log()
+        return ResultsPage(self._rows, None if ended else self._place.cursor())
+
+    @property
+    def _room(self) -> int:
+        return self._limit - len(self._rows)
+
+    def _read_by_index(self) -> None:
+        """To the last chunk, unless something ends the page."""
+        status = self._status
+        while self._place.order == _BY_INDEX and self._place.chunk < status.chunks:
+            left = status.chunks - self._place.chunk
+            if not self._room or not self._read_window(min(_WINDOW, self._room, left)):
+                return
+        if self._place.order == _BY_INDEX and (status.sealed or status.finished):
+            self._move(order=_BY_LOG_AFTER_INDEX)
+
+    def _read_window(self, chunks: int) -> bool:
+        """Whether all of it was read."""
+        first = self._place.chunk
+        found = dict(enumerate(self._job.ledger.first_attempts(self._job.id, first, chunks), first))
+        shown = [(index, 1) for index, chunk in found.items() if chunk.committed and chunk.logged_us is None]
+        later = self._job.ledger.later_attempts(self._job.id, shown)
+        for index, chunk in found.items():
+            if (index, 1) in later:
+                if not self._read_part(index, 1, later[index, 1]):
+                    return False
+                self._pass_to(index + 1)
+            elif passed_us := chunk.logged_us or chunk.buried_us:
+                self._pass_to(index + 1, passed_us)
+            elif chunk.ended_us or self._status.finished:
+                # Nothing is waited for any more: a job of a million chunks may have been cancelled at once.
+                done = self._job.ledger.next_committed(self._job.id, index + 1)
+                next_done = self._status.chunks if done is None else max(done, index + 1)
+                self._pass_to(min(next_done, self._status.chunks), chunk.ended_us or 0)
+                return True
+            else:
+                return False
+        return True
+
+    def _read_log(self) -> bool:
+        """Whether there is nothing left, and there will be nothing."""
+        while self._place.order != _BY_INDEX:
+            entries = self._job.ledger.commits(self._job.id, self._place.at_us, min(_WINDOW, self._room or 1))
+            if not entries:
+                return self._status.finished
+            later = self._job.ledger.later_attempts(self._job.id, [(e.index, e.attempt) for e in entries if e.attempt])
+            for entry in entries:
+                if entry.attempt and not self._read_part(entry.index, entry.attempt, later[entry.index, entry.attempt]):
+                    # Rows of this very commit were read, if any.
+                    if self._place.row:
+                        self._rely_on(entry.at_us)
+                    return False
+                self._move(row=0, at_us=entry.at_us)
+        return False
+
+    def _read_part(self, index: int, attempt: int, later: list[Commit]) -> bool:
+        """Whether all of it was read, from the place's row on."""
+        if not self._room:
+            return False
+        rows = self._job.rows_of(self._status, index, attempt, later)
+        for row in rows[self._place.row :]:
+            if row is not None:
+                if not self._room:
+                    return False
+                self._rows.append(row)
+            elif self._place.order == _BY_INDEX:
+                self._move(hidden_us=max(self._place.hidden_us, later[-1].at_us))
+            else:
+                self._rely_on(later[-1].at_us)
+            self._move(row=self._place.row + 1)
+        return True
+
+    def _pass_to(self, chunk: int, relied_us: int = 0) -> None:
+        self._move(chunk=chunk, row=0)
+        self._rely_on(relied_us)
+
+    def _rely_on(self, at_us: int) -> None:
+        self._move(relied_us=max(self._place.relied_us, at_us))
+
+    def _move(self, **where: int) -> None:
+        self._place = self._place._replace(**where)
+
+
+def _checked(job: Job, status: JobStatus, place: _Place) -> _Place:
+    """The place, if what it relies on still stands. Raises CursorStale."""
+    by_message = status.origin == "message"
+    if by_message and place == _Place.of(FIRST_PAGE):
+        return place._replace(order=_BY_LOG)
+    relied_us, opened_us = max(place.at_us, place.relied_us), status.created_at.timestamp() * 1e6
+    stands = (
+        by_message == (place.order == _BY_LOG)
+        and (not relied_us or job.ledger.has_logged(job.id, relied_us))
+        and (not place.hidden_us or opened_us > place.hidden_us or job.ledger.has_logged(job.id, place.hidden_us))
+    )
+    if not stands:
+        raise CursorStale(
+            f"the ledger of job {job.id!r} was rebuilt since this cursor was made, and what comes after it is no "
+            "longer known: begin again without a cursor"
+        )
+    return place

@@ -8,7 +8,8 @@
     │   │   ├── Undecodable     not even its body can be read
     │   │   └── NewerSchema     written for workers newer than this one
     │   ├── JobConflict         this job id or prefix already belongs to other work
-    │   └── OutputRefused       nothing can be written where the caller wants results
+    │   ├── OutputRefused       nothing can be written where the caller wants results
+    │   └── CursorStale         what this page of results came after is no longer in the ledger: begin again
     ├── JobNotFound
     ├── LaneFull                as many messages wait as may: come again later
     ├── MissingExtra            an optional dependency is needed: names the pip line
@@ -124,6 +125,17 @@ class OutputRefused(InvalidRequest):
     remedy = (
         "Make the bucket, allow Arno's credentials to get and put objects there, or give another output; then submit "
         "again."
+    )
+
+
+class CursorStale(InvalidRequest):
+    """A page of results was asked for that follows another, and the ledger was rebuilt since: what came after that page
+    is no longer known."""
+
+    code = "cursor_stale"
+    remedy = (
+        "Read the results again from their first page, without a cursor. Of two rows of the same `index` and "
+        "`position` the one with more `attempts` counts."
     )
 
 

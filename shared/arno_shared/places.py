@@ -1,9 +1,19 @@
 """Which image of a chunk a row is of: a row is of one place in a chunk, and the same image may stand there twice."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from itertools import islice
 
+from arno_shared.errors import ConnectionFailed, Throttled, Timeout, Unavailable, WorkerLost
 from arno_shared.messages import Chunk
 from arno_shared.results import ResultRow
+
+GIVEN_UP = frozenset(error.code for error in (Timeout, Throttled, Unavailable, ConnectionFailed, WorkerLost))
+"""A row that says so is of an image that is a dead letter as well: before its last attempt it would have no row."""
+
+
+def is_given_up(row: ResultRow) -> bool:
+    """Whether its image is a dead letter, which may be replayed."""
+    return row.error is not None and row.error.code in GIVEN_UP
 
 
 def places_of(chunk: Chunk, rows: Sequence[ResultRow]) -> list[int] | None:
@@ -28,3 +38,23 @@ def places_of(chunk: Chunk, rows: Sequence[ResultRow]) -> list[int] | None:
         free.remove(place)
         places[number] = place
     return [places[number] for number in range(len(rows))]
+
+
+def superseded(rows: Sequence[ResultRow], later: Sequence[ResultRow]) -> Set[int]:
+    """Which of an attempt's rows, by their index, those of the later attempts at the chunk are the next of.
+
+    By position where both know it. Where one does not, a row goes by what was asked for, and takes the place of one
+    that was given up, each of another: nothing else is ever tried again once it has a row.
+    """
+    gone: set[int] = set()
+    # Those that know first: what is left is for the others.
+    for row in sorted(later, key=lambda row: row.position is None):
+        before = (number for number, before in enumerate(rows) if number not in gone and _follows(before, row))
+        gone.update(islice(before, 1))
+    return gone
+
+
+def _follows(before: ResultRow, row: ResultRow) -> bool:
+    if before.position is not None and row.position is not None:
+        return before.position == row.position
+    return is_given_up(before) and before.asked_for == row.asked_for

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 from arno_shared.errors import (
     ArnoError,
+    CursorStale,
     HouseError,
     InternalError,
     InvalidRequest,
@@ -34,6 +35,7 @@ MEDIA_TYPE = "application/problem+json"
 _STATUS: tuple[tuple[type[ArnoError], HTTPStatus], ...] = (
     (JobNotFound, HTTPStatus.NOT_FOUND),
     (JobConflict, HTTPStatus.CONFLICT),
+    (CursorStale, HTTPStatus.GONE),
     (InvalidRequest, HTTPStatus.UNPROCESSABLE_ENTITY),
     (LaneFull, HTTPStatus.TOO_MANY_REQUESTS),
     (HouseError, HTTPStatus.SERVICE_UNAVAILABLE),

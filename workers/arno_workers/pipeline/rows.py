@@ -6,19 +6,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from arno_shared.dead_letters import DeadLetter, LetterKind
-from arno_shared.errors import ConnectionFailed, ItemError, Throttled, Timeout, Unavailable, WorkerLost
+from arno_shared.errors import ItemError, WorkerLost
 from arno_shared.ledger import Outcome
 from arno_shared.messages import Chunk, Prompt
 from arno_shared.names import Lane, event_id
+from arno_shared.places import GIVEN_UP
 from arno_shared.results import Failure, ImageFacts, PromptResult, ResultRow, Status, Timings
 from arno_shared.settings import Settings
 from arno_shared.topic import ChunkCompleted, ChunkEvent, Counts, FailedImage, bounded_failures
 from arno_shared.uris import redact
 from arno_workers.engine import Answer, Answered, Engine
 from arno_workers.pipeline.chunk_run import ChunkRun, Item
-
-_GIVEN_UP = {error.code for error in (Timeout, Throttled, Unavailable, ConnectionFailed, WorkerLost)}
-"""A row that says so is of an image that is a dead letter as well: before its last attempt it would have no row."""
 
 _LONGEST_PUT_OFF_S = 86_400.0
 
@@ -58,7 +56,7 @@ def settle(run: ChunkRun, engine: Engine, max_attempts: int, worker: str) -> Set
 
 def settled_from(chunk: Chunk, rows: Sequence[ResultRow], places: Sequence[int]) -> Settled:
     """What became of a chunk, as the rows say that stand in its result object already, each at its place."""
-    given_up = {place for place, row in zip(places, rows, strict=True) if row.error and row.error.code in _GIVEN_UP}
+    given_up = {place for place, row in zip(places, rows, strict=True) if row.error and row.error.code in GIVEN_UP}
     return Settled(
         rows=rows,
         put_off=_next_attempt(chunk, set(range(len(chunk.images))) - set(places)),
@@ -207,7 +205,7 @@ def _letter(settled: Settled, lane: Lane, worker: str) -> DeadLetter | None:
     chunk = settled.given_up
     if chunk is None:
         return None
-    rows = [row for row in settled.failures if row.error and row.error.code in _GIVEN_UP]
+    rows = [row for row in settled.failures if row.error and row.error.code in GIVEN_UP]
     by_code = _count_codes(rows)
     return DeadLetter.of_chunk(
         LetterKind.IMAGES,
