@@ -1,12 +1,13 @@
 """What became of one chunk's images, as the result objects of its attempts say."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from arno_shared.ledger import Found
-from arno_shared.messages import Chunk, ImageRef
+from arno_shared.messages import Chunk
 from arno_shared.names import Lane
+from arno_shared.places import is_given_up, places_of
 from arno_shared.results import ResultRow, Status
 
 
@@ -14,8 +15,8 @@ from arno_shared.results import ResultRow, Status
 class _Attempt:
     chunk: Chunk
     ok: int
-    failed_by_code: Counter[str]
-    """Without those that a later attempt has a row for."""
+    failed: dict[int, str]
+    """Place in the chunk as it was first sent → code, without those that a later attempt was made of."""
 
 
 class History:
@@ -24,48 +25,50 @@ class History:
     def __init__(self, chunk: Chunk) -> None:
         self._chunk = chunk
         self._attempts: list[_Attempt] = []
-        self._missing = Counter(chunk.images)
-        self._failures: dict[ImageRef, list[tuple[_Attempt, str]]] = defaultdict(list)
-        """The attempts and codes of rows that say failed, and that nothing has superseded."""
+        self._waiting: list[int] = list(range(len(chunk.images)))
+        """Places of the images that the next attempt is of: those that were put off."""
+        self._given_up: list[int] = []
+        """Where there are none, the next attempt is of those that were given up, if they are replayed: an attempt never
+        puts some off and gives others up."""
 
     def __bool__(self) -> bool:
         return bool(self._attempts)
 
     @property
     def next(self) -> Chunk:
-        """The attempt that comes next: of the images that have no row, which were put off; of none when the next one
-        can only be of images that were given up and replayed."""
+        """The attempt that comes next, of the images that were put off, or given up and perhaps replayed; perhaps of
+        none."""
         if not self._attempts:
             return self._chunk
-        return self._attempts[-1].chunk.retry_of(list(self._missing.elements()))
+        only = self._chunk.only(self._waiting or self._given_up)
+        return only.model_copy(update={"attempt": self._attempts[-1].chunk.attempt + 1})
 
     def add(self, rows: Sequence[ResultRow]) -> bool:
         """The rows of the next attempt. Whether they can be: if not, nothing is added."""
         attempt = self.next
-        images = Counter(row.asked_for for row in rows)
-        # What has a row already was given up, and then replayed.
-        replayed = images - self._missing
-        if not all(row.answers(attempt) for row in rows) or any(
-            times > len(self._failures[image]) for image, times in replayed.items()
-        ):
+        found = places_of(attempt, rows) if all(row.answers(attempt) for row in rows) else None
+        if found is None:
             return False
-        for image in replayed.elements():
-            superseded, code = self._failures[image].pop()
-            superseded.failed_by_code[code] -= 1
-        self._add(attempt, rows)
-        self._missing -= images
+        tried = self._waiting or self._given_up
+        places = [tried[place] for place in found]
+        for before in self._attempts:
+            for place in tried:
+                before.failed.pop(place, None)
+        failed = {
+            place: row.error.code
+            for place, row in zip(places, rows, strict=True)
+            if row.status is Status.FAILED and row.error
+        }
+        self._attempts.append(_Attempt(attempt, len(rows) - len(failed), failed))
+        self._given_up = sorted(place for place, row in zip(places, rows, strict=True) if is_given_up(row))
+        self._waiting = sorted(set(tried) - set(places))
         return True
 
-    def _add(self, chunk: Chunk, rows: Sequence[ResultRow]) -> None:
-        failures = [(row.asked_for, row.error.code) for row in rows if row.status is Status.FAILED and row.error]
-        attempt = _Attempt(chunk, len(rows) - len(failures), Counter(code for _, code in failures))
-        for image, code in failures:
-            self._failures[image].append((attempt, code))
-        self._attempts.append(attempt)
-
     def found(self, lane: Lane) -> Iterator[tuple[Chunk, Found]]:
-        """What to restore: the last attempt first, and with it the one that is still to be made."""
-        put_off = self.next if self._missing else None
-        for attempt in reversed(self._attempts):
-            yield attempt.chunk, Found(attempt.ok, +attempt.failed_by_code, put_off, lane)
-            put_off = None
+        """What to restore: later attempts in their order, and the first one last. With the last attempt comes the one
+        that is still to be made."""
+        put_off = self.next if self._waiting else None
+        for attempt in [*self._attempts[1:], *self._attempts[:1]]:
+            is_last = attempt is self._attempts[-1]
+            by_code = Counter(attempt.failed.values())
+            yield attempt.chunk, Found(attempt.ok, by_code, put_off if is_last else None, lane)

@@ -5,7 +5,8 @@ import io
 import json
 import secrets
 import sys
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,9 +18,9 @@ from arno_producer.cli import main
 from arno_shared.broker import Sender, celery_app
 from arno_shared.dead_letters import DeadLetter, LetterKind
 from arno_shared.delayed import release_due
-from arno_shared.ledger import Ledger, Outcome, Verdict
-from arno_shared.messages import Chunk, ImageRef, parse_message
-from arno_shared.names import Lane, event_id, part_uri
+from arno_shared.ledger import Ledger, Message, Outcome, Verdict
+from arno_shared.messages import Chunk, parse_message
+from arno_shared.names import Lane, attempt_field, event_id, job_keys, part_uri, task_id
 from arno_shared.parts import encode_part
 from arno_shared.redis_client import connect
 from arno_shared.results import Failure, ImageFacts, ModelFacts, ResultRow, Status
@@ -86,15 +87,17 @@ class Hand:
         assert fields.output
         assert fields.job_id
         assert fields.index is not None
-        return Chunk(**{name: getattr(fields, name) for name in Chunk.model_fields})
+        chunk = Chunk(**{name: getattr(fields, name) for name in Chunk.model_fields if name != "positions"})
+        noted = self.redis.hget(job_keys(chunk.job_id).put_off, attempt_field(chunk.index, chunk.attempt))
+        return chunk.model_copy(update={"positions": tuple(json.loads(noted).get("positions", ())) if noted else ()})
 
     def take_all(self, lane: Lane = Lane.BULK) -> list[Chunk]:
         return list(iter(lambda: self.take(lane), None))
 
     def begin(self, chunk: Chunk) -> Verdict:
-        return self.ledger.begin(
-            chunk.job_id, chunk.index, chunk.attempt, "message", chunk.output, secrets.token_hex(4)
-        ).verdict
+        own = task_id(chunk.job_id, chunk.index, chunk.attempt)
+        message = Message(own, chunk.digest, secrets.token_hex(4))
+        return self.ledger.begin(chunk.job_id, chunk.index, chunk.attempt, message, chunk.output).verdict
 
     def commit(
         self,
@@ -106,21 +109,35 @@ class Hand:
     ) -> None:
         """`failed`: code by URI. `give_up`: they failed transiently for the last time, so a letter is filed."""
         failed = failed or {}
-        rows = [_row(chunk, image, failed.get(image.uri)) for image in chunk.images if image.uri not in put_off]
+        places = range(len(chunk.images))
+        self.settle(
+            chunk,
+            {place: failed[chunk.images[place].uri] for place in places if chunk.images[place].uri in failed},
+            [place for place in places if chunk.images[place].uri in put_off],
+            give_up=give_up,
+        )
+
+    def settle(
+        self, chunk: Chunk, failed: Mapping[int, str], put_off: Sequence[int] = (), *, give_up: bool = False
+    ) -> None:
+        """As `commit`, by the images' places in this attempt."""
+        assert self.ledger.commit(chunk, self.write(chunk, failed, put_off, give_up=give_up))
+
+    def write(
+        self, chunk: Chunk, failed: Mapping[int, str], put_off: Sequence[int] = (), *, give_up: bool = False
+    ) -> Outcome:
+        """Writes the chunk's rows; what is to be committed."""
+        rows = [_row(chunk, place, failed.get(place)) for place in range(len(chunk.images)) if place not in put_off]
         uri = part_uri(chunk.output.prefix, chunk.index, chunk.attempt, chunk.output.format)
         self.store.put(uri, encode_part(rows, chunk.output.format), "application/octet-stream")
-        later = [image for image in chunk.images if image.uri in put_off]
-        codes = {code: list(failed.values()).count(code) for code in failed.values()}
-        lost = chunk.model_copy(update={"images": tuple(image for image in chunk.images if image.uri in failed)})
+        later, lost = chunk.only(sorted(put_off)), chunk.only(sorted(failed))
+        codes = dict(Counter(failed.values()))
         letter = {"code": "timeout", "reason": "too late", "failed_by_code": codes, "worker": "hand"}
-        assert self.ledger.commit(
-            chunk,
-            Outcome(
-                event=_event(chunk, uri, Counts(ok=len(rows) - len(failed), failed=len(failed), put_off=len(later))),
-                failed_by_code=codes,
-                put_off=chunk.retry_of(later) if later else None,
-                letter=DeadLetter.of_chunk(LetterKind.IMAGES, lost, **letter) if give_up else None,
-            ),
+        return Outcome(
+            event=_event(chunk, uri, Counts(ok=len(rows) - len(failed), failed=len(failed), put_off=len(put_off))),
+            failed_by_code=codes,
+            put_off=later.retry_of(later.images, later.positions) if put_off else None,
+            letter=DeadLetter.of_chunk(LetterKind.IMAGES, lost, **letter) if give_up else None,
         )
 
     def bury(self, chunk: Chunk) -> None:
@@ -133,12 +150,13 @@ class Hand:
         return release_due(self.ledger, self._sender)
 
 
-def _row(chunk: Chunk, image: ImageRef, code: str | None) -> ResultRow:
+def _row(chunk: Chunk, place: int, code: str | None) -> ResultRow:
     return ResultRow(
         job_id=chunk.job_id,
         index=chunk.index,
+        position=chunk.position(place),
         attempts=chunk.attempt,
-        image=ImageFacts.asked(image),
+        image=ImageFacts.asked(chunk.images[place]),
         status=Status.FAILED if code else Status.OK,
         error=Failure(code=code, message="no") if code else None,
         model=ModelFacts(id="none", revision="1", dtype="float32"),
