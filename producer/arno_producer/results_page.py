@@ -100,33 +100,33 @@ class _Reader:
         """To the last chunk, unless something ends the page."""
         status = self._status
         while self._place.order == _BY_INDEX and self._place.chunk < status.chunks:
-            left = status.chunks - self._place.chunk
-            if not self._room or not self._read_window(min(_WINDOW, self._room, left)):
+            if not self._room or not self._read_window():
                 return
         if self._place.order == _BY_INDEX and (status.sealed or status.finished):
             self._move(order=_BY_LOG_AFTER_INDEX)
 
-    def _read_window(self, chunks: int) -> bool:
-        """Whether all of it was read."""
-        first = self._place.chunk
-        found = dict(enumerate(self._job.ledger.first_attempts(self._job.id, first, chunks), first))
+    def _read_window(self) -> bool:
+        """Whether all of it was read. It ends where a byte of the ledger's bitmap does, or with the last chunk."""
+        first, ledger = self._place.chunk, self._job.ledger
+        stop = min(self._status.chunks, (first + min(_WINDOW, self._room) + 7) // 8 * 8)
+        found = dict(enumerate(ledger.first_attempts(self._job.id, first, stop - first), first))
         shown = [(index, 1) for index, chunk in found.items() if chunk.committed and chunk.logged_us is None]
-        later = self._job.ledger.later_attempts(self._job.id, shown)
+        later = ledger.later_attempts(self._job.id, shown)
         for index, chunk in found.items():
             if (index, 1) in later:
                 if not self._read_part(index, 1, later[index, 1]):
                     return False
                 self._pass_to(index + 1)
-            elif passed_us := chunk.logged_us or chunk.buried_us:
+            elif passed_us := chunk.logged_us or chunk.buried_us or chunk.ended_us:
                 self._pass_to(index + 1, passed_us)
-            elif chunk.ended_us or self._status.finished:
-                # Nothing is waited for any more: a job of a million chunks may have been cancelled at once.
-                done = self._job.ledger.next_committed(self._job.id, index + 1)
-                next_done = self._status.chunks if done is None else max(done, index + 1)
-                self._pass_to(min(next_done, self._status.chunks), chunk.ended_us or 0)
-                return True
+            elif self._status.finished:
+                self._pass_to(index + 1)
             else:
                 return False
+        if chunk.ended_us and not chunk.committed and stop < self._status.chunks:
+            # A job of a million chunks may have been cancelled at once.
+            done = ledger.next_committed(self._job.id, stop)
+            self._pass_to(self._status.chunks if done is None else min(done, self._status.chunks), chunk.ended_us)
         return True
 
     def _read_log(self) -> bool:

@@ -129,8 +129,7 @@ class OutputRefused(InvalidRequest):
 
 
 class CursorStale(InvalidRequest):
-    """A page of results was asked for that follows another, and the ledger was rebuilt since: what came after that page
-    is no longer known."""
+    """The ledger was rebuilt since a page of results came with this cursor: what follows that is no longer known."""
 
     code = "cursor_stale"
     remedy = (

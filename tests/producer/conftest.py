@@ -6,7 +6,8 @@ import json
 import secrets
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,10 +17,10 @@ import pytest
 from arno_producer import Producer
 from arno_producer.cli import main
 from arno_shared.broker import Sender, celery_app
-from arno_shared.dead_letters import DeadLetter, LetterKind
+from arno_shared.dead_letters import DeadLetter, DeadLetters, LetterKind
 from arno_shared.delayed import release_due
-from arno_shared.ledger import Ledger, Message, Outcome, Verdict
-from arno_shared.messages import Chunk, parse_message
+from arno_shared.ledger import Found, Ledger, Message, Outcome, Verdict
+from arno_shared.messages import Chunk, ImageRef, Output, Prompt, parse_message
 from arno_shared.names import Lane, attempt_field, event_id, job_keys, part_uri, task_id
 from arno_shared.parts import encode_part
 from arno_shared.redis_client import connect
@@ -67,7 +68,38 @@ class Hand:
         self.redis = connect(settings)
         self.ledger = Ledger(self.redis, settings)
         self.store = ObjectStore()
+        self._output_prefix = settings.output_prefix
         self._sender = Sender(celery_app(settings))
+
+    def open(self, *chunks: Sequence[Any], job_id: str = "run-7", sealed: bool = True) -> list[Chunk]:
+        """A producer's job of chunks of these images, none of which is in a queue; its output is the house's."""
+        output = Output(prefix=f"{self._output_prefix}{job_id}/")
+        self.ledger.revive(job_id, "{}", output, Lane.BULK)
+        images = sum(map(len, chunks))
+        self.ledger.announce(job_id, len(chunks), images)
+        if sealed:
+            self.ledger.seal(job_id, len(chunks), images, "")
+        return [self.chunk(job_id, index, *images) for index, images in enumerate(chunks)]
+
+    def chunk(self, job_id: str, index: int, *images: Any) -> Chunk:
+        output = Output(prefix=f"{self._output_prefix}{job_id}/")
+        prompts = (Prompt(task="<OD>"),)
+        asked = tuple(map(ImageRef.model_validate, images))
+        return Chunk(images=asked, prompts=prompts, output=output, job_id=job_id, index=index)
+
+    def begin_foreign(self, chunk: Chunk) -> Chunk:
+        """What came in a message of somebody else's."""
+        message = Message(f"theirs-{chunk.index}", chunk.digest, secrets.token_hex(4))
+        begun = self.ledger.begin(chunk.job_id, chunk.index, chunk.attempt, message, chunk.output)
+        assert begun.verdict is Verdict.GO
+        return chunk
+
+    def replay_all(self) -> list[Chunk]:
+        """Replays every dead letter; what is to be done for it."""
+        for filed in list(DeadLetters(self.redis, 1000).list()):
+            assert self.ledger.replay(filed)
+        self.release_due()
+        return self.take_all()
 
     def take_message(self, lane: Lane = Lane.BULK) -> dict[str, Any] | None:
         """The next message as it stands in Redis, its body decoded."""
@@ -140,6 +172,12 @@ class Hand:
             letter=DeadLetter.of_chunk(LetterKind.IMAGES, lost, **letter) if give_up else None,
         )
 
+    def found(self, chunk: Chunk, failed: Mapping[int, str], put_off: Sequence[int] = ()) -> Found:
+        """What is restored of a chunk whose rows stand in storage."""
+        codes, later = Counter(failed.values()), chunk.only(sorted(put_off))
+        ok = len(chunk.images) - len(failed) - len(put_off)
+        return Found(ok, codes, later.retry_of(later.images, later.positions) if put_off else None)
+
     def bury(self, chunk: Chunk) -> None:
         letter = DeadLetter.of_chunk(
             LetterKind.CHUNK, chunk, code="worker_lost", reason="at s3://b/?key=hush", worker="hand"
@@ -148,6 +186,20 @@ class Hand:
 
     def release_due(self) -> int:
         return release_due(self.ledger, self._sender)
+
+
+def lose_redis(hand: Hand) -> None:
+    hand.redis.flushall()
+
+
+@contextmanager
+def forgotten_later(hand: Hand) -> Iterator[None]:
+    """Redis is in the end as it was in the beginning: as after a fail-over to a replica that was behind."""
+    before = {key: hand.redis.dump(key) for key in hand.redis.scan_iter()}
+    yield
+    lose_redis(hand)
+    for key, value in before.items():
+        hand.redis.restore(key, 0, value)
 
 
 def _row(chunk: Chunk, place: int, code: str | None) -> ResultRow:

@@ -3,7 +3,6 @@
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -24,7 +23,7 @@ from arno_shared.settings import ProducerSettings, Settings
 from arno_shared.storage import ObjectStore, StoredObject
 from arno_shared.uris import file_uri
 from tests.acceptance.arno_worker import eventually
-from tests.producer.conftest import Hand, Ran
+from tests.producer.conftest import Hand, Ran, forgotten_later, lose_redis
 from tests.servers import valkey_server
 
 OD = "<OD>"
@@ -58,20 +57,6 @@ def finish_all(hand: Hand, lane: Lane = Lane.BULK) -> Counter[tuple[int, int]]:
             finish(hand, chunk)
             ran[chunk.index, chunk.attempt] += 1
     return ran
-
-
-def lose_redis(hand: Hand) -> None:
-    hand.redis.flushall()
-
-
-@contextmanager
-def forgotten_later(hand: Hand) -> Iterator[None]:
-    """Redis is in the end as it was in the beginning."""
-    before = {key: hand.redis.dump(key) for key in hand.redis.scan_iter()}
-    yield
-    lose_redis(hand)
-    for key, value in before.items():
-        hand.redis.restore(key, 0, value)
 
 
 def assert_whole(job: Job, uris: Iterable[str], *, failed: int = 0) -> None:

@@ -138,10 +138,14 @@ def jobs(producer: Producer, metrics: DoorMetrics, stopping: Callable[[], bool])
         cursor: Cursor = FIRST_PAGE,
         limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
     ) -> Response:
-        """A page of result rows, in the order of submission, as JSON lines.
+        """A page of result rows as JSON lines: first attempts in the order of submission, later ones after them as they
+        were committed; of a job of messages, all as they were committed.
 
         The `Link` header leads to the next page, as long as there may be one: follow it until it is missing, and each
-        image has come once. A page that is empty says that the next chunk is not done yet: ask again after a while.
+        image has come once. A page that is empty says that the next chunk is not done yet: ask again after a while. An
+        image that was given up and replayed after its row came, comes again: of two rows of the same `index` and
+        `position`, the one with more `attempts` counts. 410 `cursor_stale` when the ledger was rebuilt since, and what
+        follows is no longer known: begin again without a cursor.
         """
         try:
             page = results_page(producer.job(job_id), cursor, limit)

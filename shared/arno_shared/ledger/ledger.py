@@ -407,7 +407,7 @@ class Ledger:
         ]
 
     def next_committed(self, job_id: str, index: int) -> int | None:
-        """The next chunk from this one on whose first attempt is committed; one of the seven before may be said too."""
+        """The first chunk from `index` on, which is a multiple of 8, whose first attempt is committed."""
         with redis_away():
             found = int(self._redis.bitpos(job_keys(job_id).committed, 1, index // 8))
         return None if found < 0 else found
