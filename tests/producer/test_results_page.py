@@ -2,8 +2,12 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
+from random import Random
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from arno_producer import Producer
 from arno_producer.results_page import CURSOR_PATTERN, FIRST_PAGE, results_page
@@ -395,3 +399,137 @@ def test_a_page_of_a_large_job_costs_what_one_of_a_small_job_does(producer: Prod
     reader.cursor = f"{size}.1.0.{size}"
     assert is_cheap(hand, reader)
     assert seen(reader.rows[-1]) == (0, 1, 2)
+
+
+# --- whatever happens, in whatever order ------------------------------------------------------------------------------
+
+
+class Story:
+    """Work on one job, by chance, beside the plainest account of it: what each image's last row is."""
+
+    def __init__(self, hand: Hand, producer: Producer, chance: Random) -> None:
+        self.hand, self.producer, self.chance = hand, producer, chance
+        self.last: dict[tuple[int, int | None], tuple[int, str | None]] = {}
+        self.dropped: list[Chunk] = []
+        """What was given up whole, by whoever may still have it in hand."""
+        self.readers: list[Reader] = []
+        sizes = [chance.randint(1, 4) for _ in range(chance.randint(1, 5))]
+        # The same image may stand in a chunk several times.
+        self.asked = [[f"s3://b/{chance.randint(0, 2)}.jpg" for _ in range(size)] for size in sizes]
+        if chance.random() < 0.5:
+            self.by_producer, self.waiting = True, hand.open(*self.asked)
+        else:
+            indices = chance.sample([*range(6), 9000], len(self.asked))
+            chunks = [hand.chunk("run-7", index, *asked) for index, asked in zip(indices, self.asked, strict=True)]
+            self.by_producer, self.waiting = False, [hand.begin_foreign(chunk) for chunk in chunks]
+
+    def step(self) -> None:
+        steps = [self.work] * 5 + [self.read] * 5 + [self.replay] * 2 + [self.bury, self.rise, self.stop_and_go]
+        self.chance.choice(steps)()
+
+    def settle(self, chunk: Chunk, failed: dict[int, str], put_off: Sequence[int], *, give_up: bool) -> None:
+        self.hand.settle(chunk, failed, put_off, give_up=give_up)
+        for place in set(range(len(chunk.images))) - set(put_off):
+            self.last[chunk.index, chunk.position(place)] = (chunk.attempt, failed.get(place))
+        self.hand.release_due()
+        self.waiting += self.hand.take_all()
+
+    def work(self, *, well: bool = False) -> None:
+        if not self.waiting:
+            return
+        chunk = self.waiting.pop(self.chance.randrange(len(self.waiting)))
+        if self.hand.ledger.is_committed(chunk):
+            return
+        ends = ["ok"] if well else ["ok", "not_found", "timeout"]
+        ended = dict(enumerate(self.chance.choices(ends, k=len(chunk.images))))
+        busy = [place for place, end in ended.items() if end == "timeout"]
+        if busy and self.chance.random() < 0.5:
+            failed = {place: end for place, end in ended.items() if end == "not_found"}
+            self.settle(chunk, failed, busy, give_up=False)
+        else:
+            self.give_up(chunk, {place: end for place, end in ended.items() if end != "ok"}, busy)
+
+    def give_up(self, chunk: Chunk, failed: dict[int, str], busy: Sequence[int]) -> None:
+        """What failed transiently has rows, and a letter."""
+        outcome = self.hand.write(chunk, failed)
+        if busy:
+            letter = self.hand.write(chunk, dict.fromkeys(busy, "timeout"), give_up=True).letter
+            outcome = replace(self.hand.write(chunk, failed), letter=letter)
+        assert self.hand.ledger.commit(chunk, outcome)
+        for place in range(len(chunk.images)):
+            self.last[chunk.index, chunk.position(place)] = (chunk.attempt, failed.get(place))
+
+    def bury(self) -> None:
+        if self.waiting:
+            chunk = self.waiting.pop()
+            if not self.hand.ledger.is_committed(chunk):
+                self.hand.bury(chunk)
+                self.dropped.append(chunk)
+
+    def rise(self) -> None:
+        """A slow holder of what was given up commits it after all."""
+        if self.dropped:
+            chunk = self.dropped.pop()
+            if not self.hand.ledger.is_committed(chunk):
+                self.settle(chunk, {}, [], give_up=False)
+
+    def replay(self) -> None:
+        letters = list(self.producer.dead_letters.list())
+        if letters and self.producer.job("run-7").status().state is not JobState.CANCELLED:
+            assert self.hand.ledger.replay(self.chance.choice(letters))
+            self.hand.release_due()
+            self.waiting += self.hand.take_all()
+
+    def stop_and_go(self) -> None:
+        """The job is cancelled; later it is resumed, and what is not done is sent again."""
+        if not self.by_producer:
+            return
+        if self.producer.job("run-7").status().state is not JobState.CANCELLED:
+            self.producer.job("run-7").cancel()
+            return
+        self.go_on()
+
+    def go_on(self) -> None:
+        chunks = self.hand.open(*self.asked)
+        self.hand.release_due()
+        known = {(chunk.index, chunk.attempt) for chunk in self.waiting}
+        sent = [*self.hand.take_all(), *(chunk for chunk in chunks if not self.hand.ledger.is_committed(chunk))]
+        self.waiting += [chunk for chunk in sent if (chunk.index, chunk.attempt) not in known]
+
+    def read(self) -> None:
+        if not self.readers or self.chance.random() < 0.2:
+            self.readers.append(Reader(self.producer))
+        reader = self.chance.choice(self.readers)
+        reader.read(self.chance.randint(1, 5))
+        if reader.cursor is None:
+            self.check(reader)
+            self.readers.remove(reader)
+
+    def end(self) -> None:
+        """All that is left is done, and all readers come to the end."""
+        if self.by_producer:
+            self.go_on()
+        while self.waiting:
+            self.work(well=True)
+        for reader in [*self.readers, Reader(self.producer), Reader(self.producer, 1)]:
+            reader.read_on()
+            self.check(reader)
+
+    def check(self, reader: Reader) -> None:
+        assert reader.last == self.last
+        assert len(set(map(seen, reader.rows))) == len(reader.rows), "a row came twice"
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(chance=st.randoms(use_true_random=False), steps=st.integers(5, 60))
+def test_every_reader_sees_each_image_s_last_row_and_no_row_twice(
+    producer: Producer, hand: Hand, chance: Random, steps: int
+) -> None:
+    lose_redis(hand)
+    story = Story(hand, producer, chance)
+    for _ in range(steps):
+        story.step()
+    story.end()
+    rows = list(producer.job("run-7").results())
+    assert {(row.index, row.position): (row.attempts, row.error and row.error.code) for row in rows} == story.last
+    assert len(rows) == len(story.last)
