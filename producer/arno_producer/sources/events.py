@@ -117,7 +117,8 @@ def _enclosed(event: Mapping[str, Any]) -> str | None:
 
 
 def _opened(event: Mapping[str, Any]) -> Mapping[str, Any]:
-    for _ in range(_MAX_ENVELOPES):
+    # The last look finds that nothing is left to be opened.
+    for _ in range(_MAX_ENVELOPES + 1):
         enclosed = _enclosed(event)
         if enclosed is None:
             return event

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from arno_producer.sources import Columns, images_from
-from arno_producer.sources.events import images_of_event, is_event
+from arno_producer.sources.events import SOURCES, UNKNOWN_SOURCE, images_of_event, is_event, records_of
 from arno_shared.errors import InvalidRequest
 from arno_shared.messages import ImageRef
 from arno_shared.storage import ObjectStore
@@ -127,10 +127,65 @@ def test_what_is_wrong_with_an_event_is_said_with_its_line(
 
 def test_an_event_in_ever_more_envelopes_is_refused() -> None:
     wrapped = event("aws")
-    for _ in range(6):
+    for _ in range(4):
         wrapped = {"Body": json.dumps(wrapped)}
+    assert images_of_event(wrapped) == images_of_event(event("aws"))
+    wrapped = {"Body": json.dumps(wrapped)}
     with pytest.raises(InvalidRequest, match="more than 4 envelopes"):
         images_of_event(wrapped)
+
+
+@pytest.mark.parametrize(("named", "version"), [("", None), ("null", None), ("v1", "v1")])
+def test_objects_without_a_version_have_none_however_that_is_written(named: str, version: str | None) -> None:
+    (image,) = images_of_event(changed("ceph", "Records/0/s3/object/versionId", named))
+    assert image.version_id == version
+
+
+def test_an_etag_that_is_empty_is_none() -> None:
+    (image,) = images_of_event(changed("ceph", "Records/0/s3/object/eTag", ""))
+    assert image.etag is None
+
+
+def test_a_record_without_its_version_is_read_as_the_second_is() -> None:
+    whole = event("minio")
+    del whole["Records"][0]["eventVersion"]
+    assert images_of_event(whole) == images_of_event(event("minio"))
+
+
+@pytest.mark.parametrize(("sequencer", "read"), [("00A1", "00A1"), (None, None), (7, None), ({}, None)])
+def test_the_sequencer_is_what_the_sender_wrote(sequencer: Any, read: str | None) -> None:
+    for name, path in (("ceph", "Records/0/s3/object/sequencer"), ("eventbridge", "detail/object/sequencer")):
+        (record,) = records_of(changed(name, path, sequencer))
+        assert record.sequencer == read
+
+
+@pytest.mark.parametrize("named", ["minio:s3", "aws:s3", "ceph:s3", "unheard:s3", None, 7])
+def test_a_record_says_who_sent_it_if_it_is_one_that_is_known(named: Any) -> None:
+    (record,) = records_of(changed("minio", "Records/0/eventSource", named))
+    known = {"minio:s3": "minio", "aws:s3": "aws", "ceph:s3": "ceph"}
+    assert record.source == known.get(named, UNKNOWN_SOURCE)
+    assert record.source in SOURCES
+    assert (record.error is None) == (named in known)
+
+
+def test_a_message_that_is_no_notification_is_no_envelope() -> None:
+    with pytest.raises(InvalidRequest, match="neither Records nor a detail-type"):
+        records_of({"Type": "SubscriptionConfirmation", "Message": json.dumps(event("aws"))})
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ([7], "0 is not an object"),
+        ([{"Event": {}}], "0.Event is not a list"),
+        ([{"EventTime": "2026"}], "0.Event is missing"),
+        (7, "the event is not an object"),
+    ],
+)
+def test_what_is_wrong_with_a_list_of_events_is_said(value: Any, said: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        records_of(value)
+    assert str(refused.value) == said
 
 
 def test_a_row_with_a_uri_is_an_image_whatever_else_it_has(tmp_path: Path) -> None:
