@@ -102,12 +102,24 @@ def test_what_sqs_refuses_of_one_message_is_said(make_queue: Callable[..., Queue
 def test_when_sqs_will_soon_hide_them_no_longer_they_are_let_go(
     make_queue: Callable[..., Queue], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(visibility, "_LONGEST_S", 4)
+    now_s, calls = 0.0, 0
+    monkeypatch.setattr(visibility, "monotonic", lambda: now_s)
+
+    def count(**_: Any) -> None:
+        nonlocal calls
+        calls += 1
+
     queue = make_queue(VisibilityTimeout="2")
+    queue.sqs.meta.events.register("before-call.sqs.ChangeMessageVisibilityBatch", count)
     queue.send("waits")
+    twelve_hours_s = 12 * 3600
     with hold(queue, queue.receive(), 2) as held:
+        now_s = twelve_hours_s - 3
+        eventually(lambda: calls >= 2, "it is hidden for two seconds more")
+        assert not held.over
+        now_s = twelve_hours_s - 1
         eventually(lambda: held.over, "it is over")
-        # Its time is not up yet: nobody else had it before.
+        # Nobody else had it before.
         assert not queue.receive(0)
     assert bodies(queue.receive()) == ["waits"]
 
