@@ -1,6 +1,7 @@
 """Messages in hand are nobody else's, however long they wait; what is let go is everybody's at once."""
 
 from collections.abc import Callable
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,7 +10,7 @@ from structlog.testing import capture_logs
 
 from arno_producer.triggers import visibility
 from arno_producer.triggers.visibility import Hold
-from tests.producer.triggers.conftest import Queue, eventually
+from tests.producer.triggers.conftest import PATIENCE_S, Queue, eventually
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs.type_defs import MessageTypeDef
@@ -122,6 +123,35 @@ def test_when_sqs_will_soon_hide_them_no_longer_they_are_let_go(
         # Nobody else had it before.
         assert not queue.receive(0)
     assert bodies(queue.receive()) == ["waits"]
+
+
+def test_a_call_that_is_on_its_way_does_not_hide_what_is_given_back(
+    make_queue: Callable[..., Queue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = make_queue(VisibilityTimeout="2")
+    queue.send("waits")
+    begun, go, done = Event(), Event(), list[int]()
+    change = queue.sqs.change_message_visibility_batch
+
+    def slow(Entries: Any, **arguments: Any) -> Any:
+        if seconds := Entries[0]["VisibilityTimeout"]:
+            begun.set()
+            assert go.wait(PATIENCE_S)
+        answer = change(Entries=Entries, **arguments)
+        done.append(seconds)
+        return answer
+
+    monkeypatch.setattr(queue.sqs, "change_message_visibility_batch", slow)
+
+    def go_once_it_is_over() -> None:
+        eventually(lambda: held.over, "it is over")
+        go.set()
+
+    with hold(queue, queue.receive(), 2) as held:
+        assert begun.wait(PATIENCE_S)
+        Thread(target=go_once_it_is_over).start()
+    assert done == [2, 0]
+    assert bodies(queue.receive(0)) == ["waits"]
 
 
 def test_a_queue_that_hides_nothing_is_asked_for_nothing(make_queue: Callable[..., Queue]) -> None:
