@@ -45,11 +45,11 @@ def keys(hand: Hand) -> list[str]:
 def test_a_message_that_waits_for_room_comes_to_nobody_else(
     make_queue: Callable[..., Queue], taker: Callable[[Queue], SqsTrigger], start: Start, hand: Hand
 ) -> None:
-    queue = make_queue(VisibilityTimeout="1")
+    queue = make_queue(VisibilityTimeout="4")
     queue.send(*TWO)
     start(taker(queue))
     eventually(lambda: queue_length(hand.redis, Lane.BULK), "one is enqueued, and the other waits")
-    assert not queue.receive(wait_s=4), "it was visible"
+    assert not queue.receive(wait_s=7), "it was visible"
     assert queue.left == 2
     assert keys(hand) == ["a.jpg"]
     eventually(lambda: queue_length(hand.redis, Lane.BULK), "there is room for the other")
@@ -103,14 +103,14 @@ def test_after_twelve_hours_the_batch_goes_back_until_there_is_room(
 def test_an_event_that_redis_was_away_for_is_deleted_once_it_is_enqueued(
     make_queue: Callable[..., Queue], away: Valkey, away_settings: Settings, stopping: Event, start: Start
 ) -> None:
-    queue = make_queue(VisibilityTimeout="1")
+    queue = make_queue(VisibilityTimeout="4")
     queue.send(TWO[0])
     producer = Producer(away_settings)
     falls = HouseFalls(away, producer, [RULE], CollectorRegistry())
     start(SqsTrigger(queue.url, falls, producer, [RULE.lane], stopping))
     eventually(lambda: falls.tries >= 3, "it is tried again and again")
     assert queue.left == 1
-    assert not queue.receive(wait_s=3), "it was visible"
+    assert not queue.receive(wait_s=7), "it was visible"
     away.start()
     eventually(lambda: not queue.left, "it is deleted")
     assert keys(Hand(away_settings)) == ["a.jpg"]
