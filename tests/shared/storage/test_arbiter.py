@@ -197,6 +197,17 @@ def test_who_lost_the_lock_while_it_looked_does_not_write(redis: RedisClient) ->
         RedisArbiter(redis, life_s=0.05).write_new(URI, b"ours", another_comes_and_goes, pytest.fail)
 
 
+def test_who_lost_the_lock_to_one_that_still_writes_does_not_write(redis: RedisClient) -> None:
+    def another_comes() -> bool:
+        await_true(lambda: not redis.exists(write_lock(URI)))
+        redis.set(write_lock(URI), "another's")
+        return False
+
+    with pytest.raises(HouseError, match="longer than its lock lives"):
+        RedisArbiter(redis, life_s=0.05).write_new(URI, b"ours", another_comes, pytest.fail)
+    assert redis.ttl(write_lock(URI)) == -1
+
+
 def test_a_lock_is_not_let_go_by_who_no_longer_has_it(redis: RedisClient) -> None:
     def outlive() -> bool:
         await_true(lambda: not redis.exists(write_lock(URI)))
