@@ -204,7 +204,7 @@ class Ledger:
         terms = hashlib.sha256(json.dumps(chunk.to_wire(), sort_keys=True).encode()).hexdigest()
         output, message = chunk.output, _delayed_message(chunk, lane)
         args = (terms, output.prefix, output.format, lane.value, len(chunk.images), message, _SEND_WITHIN_S)
-        verdict = self._run("expect", chunk.job_id, *args, place=output.prefix)
+        verdict = self._run("expect", chunk.job_id, *args, chunk.digest, place=output.prefix)
         if verdict == b"conflict":
             raise JobConflict(
                 f"job {chunk.job_id!r} exists and is another, or {output.prefix} holds another's results; choose "
@@ -265,6 +265,7 @@ class Ledger:
                 len(chunk.images),
                 chunk.output.prefix,
                 chunk.output.format,
+                chunk.digest,
                 outcome.ok,
                 failed,
                 event,
@@ -297,6 +298,8 @@ class Ledger:
                 len(chunk.images),
                 chunk.output.prefix,
                 chunk.output.format,
+                # What could not be read cannot be compared.
+                chunk.digest if chunk.prompts else "",
                 letter.model_dump_json(),
                 self._max_letters,
             )

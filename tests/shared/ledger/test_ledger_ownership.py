@@ -6,7 +6,7 @@ from arno_shared.dead_letters import DeadLetters
 from arno_shared.errors import JobConflict
 from arno_shared.ledger import JobState, Ledger, Verdict
 from arno_shared.messages import MAX_CHUNKS, Output
-from arno_shared.names import Lane
+from arno_shared.names import Lane, job_keys
 from arno_shared.redis_client import RedisClient
 from tests.shared.ledger.hand import (
     OUTPUT,
@@ -97,6 +97,40 @@ def test_what_was_sent_takes_no_messages_of_others(ledger: Ledger) -> None:
     assert begin(ledger, chunk) is Verdict.GO
 
 
+@pytest.mark.parametrize("index", [None, 0, 5])
+@pytest.mark.parametrize("sender", ["producer", "sender"])
+def test_a_job_that_was_takes_no_messages_of_others_either(
+    sender: str, index: int | None, ledger: Ledger, redis: RedisClient
+) -> None:
+    chunk = chunk_of(2)
+    if sender == "producer":
+        open_job(ledger, 2)
+    else:
+        ledger.expect(chunk, Lane.BULK)
+    ledger.commit(chunk, outcome(chunk))
+    let_pass(redis, RETENTION_S + 1)
+    assert ledger.begin("run-7", index, 1, foreign(), OUTPUT).verdict is Verdict.CONFLICT
+    assert not redis.exists(job_keys("run-7").job)
+
+
+def test_what_was_in_hand_when_the_ledger_was_lost_does_not_count_for_other_work_of_its_id(
+    ledger: Ledger, letters: DeadLetters, redis: RedisClient
+) -> None:
+    cats, dogs = chunk_of(3), chunk_of(2)
+    ledger.expect(cats, Lane.BULK)
+    for lost in (cats, cats.model_copy(update={"output": ELSEWHERE})):
+        redis.flushall()
+        assert ledger.expect(dogs, Lane.BULK)
+        assert ledger.commit(lost, outcome(lost)) is False
+        assert bury(ledger, lost)
+        assert [filed.letter.images for filed in letters.list()] == [3]
+        status = ledger.status("run-7")
+        assert (status.state, status.images, status.ok, status.dead) == (JobState.RUNNING, 2, 0, 0)
+        assert begin(ledger, dogs) is Verdict.GO
+    ledger.commit(dogs, outcome(dogs))
+    assert state(ledger) is JobState.DONE
+
+
 # Messages of others
 
 
@@ -121,6 +155,22 @@ def test_a_message_without_index_never_gets_one_that_another_named(ledger: Ledge
 def test_an_index_that_a_message_got_is_not_another_s_to_name(ledger: Ledger) -> None:
     begun = ledger.begin("run-7", None, 1, foreign("a", "cats"), OUTPUT)
     assert ledger.begin("run-7", begun.index, 1, foreign("b", "dogs"), OUTPUT).verdict is Verdict.CONFLICT
+
+
+def test_an_index_that_came_out_after_a_loss_is_no_longer_given(ledger: Ledger, redis: RedisClient) -> None:
+    ledger.begin("run-7", None, 1, foreign("a", "cats"), OUTPUT)
+    redis.flushall()
+    bury(ledger, chunk_of(2, index=4))
+    assert ledger.begin("run-7", None, 1, foreign("b", "dogs"), OUTPUT).index == 5
+    committed = chunk_of(2, index=8)
+    ledger.commit(committed, outcome(committed))
+    assert ledger.begin("run-7", None, 1, foreign("c", "owls"), OUTPUT).index == 9
+
+
+def test_a_message_of_the_house_s_does_not_share_an_index_with_another_s(ledger: Ledger) -> None:
+    chunk = chunk_of(2)
+    ledger.begin("run-7", 0, 1, foreign("a", "cats"), OUTPUT)
+    assert begin(ledger, chunk) is Verdict.CONFLICT
 
 
 def test_messages_of_one_id_that_ask_for_different_things_are_different_work(ledger: Ledger) -> None:

@@ -129,6 +129,26 @@ def test_a_cancelled_job_ages_once_all_that_was_queued_of_it_is_dropped(ledger: 
     assert state(ledger) is JobState.CANCELLED
 
 
+def test_a_later_attempt_that_is_dropped_is_none_of_what_was_queued(ledger: Ledger, redis: RedisClient) -> None:
+    first, queued = open_job(ledger, 2, 2)
+    ledger.commit(first, outcome(first, put_off=1))
+    ledger.cancel("run-7")
+    (later,) = send_due(ledger)
+    assert begin(ledger, later) is Verdict.CANCELLED
+    assert not ages(redis)
+    assert begin(ledger, queued) is Verdict.CANCELLED
+    assert ages(redis)
+
+
+def test_a_chunk_that_was_given_up_and_comes_again_wakes_nothing(ledger: Ledger, redis: RedisClient) -> None:
+    (chunk,) = open_job(ledger, 2)
+    bury(ledger, chunk)
+    assert begin(ledger, chunk) is Verdict.GO
+    assert state(ledger) is JobState.DONE
+    assert redis.zcard(LIVE) == 0
+    assert ages(redis)
+
+
 def test_a_cancelled_job_that_goes_on_counts_what_is_dropped_anew(ledger: Ledger, redis: RedisClient) -> None:
     chunk, _ = open_job(ledger, 2, 2)
     for _ in range(2):
@@ -176,7 +196,7 @@ def test_a_sign_of_life_puts_the_end_off(ledger: Ledger, redis: RedisClient) -> 
         let_pass(redis, ABANDON_S - 60)
         sign()
         assert ledger.abandon() == 0
-    assert redis.zscore(LIVE, "run-7") > redis.time()[0] + ABANDON_S - 60
+        assert redis.zscore(LIVE, "run-7") > redis.time()[0] + ABANDON_S - 60
 
 
 def test_a_sign_that_comes_while_somebody_looks_counts(

@@ -32,7 +32,8 @@ if redis.call('EXISTS', JOB) == 0 then
   local was, origin = unpack(redis.call('HMGET', TOMBSTONE, 'state', 'origin'))
   if was then redis.call('EXPIRE', TOMBSTONE, TOMBSTONE_S) end
   if was == 'cancelled' then return verdict('cancelled') end
-  if was == 'done' and house and origin ~= 'message' then return verdict('committed') end
+  if was and origin ~= 'message' and not house then return verdict('conflict') end
+  if was == 'done' and origin ~= 'message' then return verdict('committed') end
   if index ~= '' and is_committed(tonumber(index), attempt) then return verdict(house and 'committed' or 'unsure') end
 end
 if not claim_place() then return verdict('conflict') end
@@ -50,10 +51,7 @@ elseif attempt == 1 or index == '' then
   if whose ~= 'mine' then return verdict(whose) end
 end
 index = tonumber(index)
-if is_committed(index, attempt) then
-  settle()
-  return verdict('committed')
-end
+if is_committed(index, attempt) then return verdict('committed') end
 local state = get('state')
 if state == 'cancelled' then
   if attempt == 1 and origin ~= 'message' then count('dropped', 1) end

@@ -1,4 +1,5 @@
--- Gives up a whole chunk without a commit. A: index, attempt, images, prefix, format, letter, max letters.
+-- Gives up a whole chunk without a commit.
+-- A: index, attempt, images, prefix, format, digest of what was asked, letter, max letters.
 -- Returns 0 when it was given up or committed before.
 local index, attempt, images = tonumber(A[1]), tonumber(A[2]), tonumber(A[3])
 local field = index .. '.' .. attempt
@@ -11,9 +12,11 @@ if is_committed(index, attempt) or redis.call('HEXISTS', BURIED, field) == 1 the
 end
 -- The ledger may have been lost since the chunk was begun.
 open_for_message(A[4], A[5])
+local letter = redis.call('XADD', DEAD, 'MAXLEN', '~', A[8], '*', 'letter', A[7])
+-- It is kept for itself: what has the job's id by now does not count it.
+if not is_of_job(attempt, A[4], A[5], A[6]) then return 1 end
 if get('origin') == 'message' then raise_top(index) end
 leave_waiting(attempt, images, redis.call('HDEL', PUT_OFF, field) == 1)
-local letter = redis.call('XADD', DEAD, 'MAXLEN', '~', A[7], '*', 'letter', A[6])
 redis.call('HSET', BURIED, field, images .. ':' .. letter)
 if attempt == 1 then
   count('buried', 1)

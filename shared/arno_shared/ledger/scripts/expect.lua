@@ -1,5 +1,5 @@
 -- A job of one chunk, which is kept here until it is sent: should its sender die, a worker sends it.
--- A: terms, prefix, format, lane, images, message, seconds that its sender has.
+-- A: terms, prefix, format, lane, images, message, seconds that its sender has, digest of what is asked.
 -- Returns 'send' when its message is to be sent, now or again; 'sent' when it was; 'conflict' when the id, or the place of
 -- its results, is another job's.
 local terms = A[1]
@@ -13,7 +13,7 @@ if redis.call('EXISTS', JOB) == 0 then
   if not claim_place() then return 'conflict' end
   redis.call('DEL', COMMITTED)
   redis.call('HSET', JOB, 'state', 'running', 'origin', 'sender', 'sealed', '1', 'terms', terms, 'prefix', A[2],
-             'format', A[3], 'lane', A[4], 'chunks', 1, 'images', A[5], 'created_at', now())
+             'format', A[3], 'lane', A[4], 'chunks', 1, 'images', A[5], 'asked', A[8], 'created_at', now())
   redis.call('HSET', PUT_OFF, '0.1', A[6])
   redis.call('ZADD', DELAYED, now() + tonumber(A[7]), JOB_ID .. '/0.1')
   live()

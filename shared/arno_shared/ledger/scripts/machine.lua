@@ -124,6 +124,12 @@ local function open_for_message(prefix, format)
   live()
 end
 
+-- Whether a chunk is of the job that has its id. After a loss of the ledger that may be other work.
+local function is_of_job(attempt, prefix, format, digest)
+  local f = redis.call('HMGET', JOB, 'prefix', 'format', 'asked')
+  return f[1] == prefix and f[2] == format and (attempt > 1 or digest == '' or (f[3] or digest) == digest)
+end
+
 -- What messages of others are numbered from.
 local function raise_top(index)
   if index > tonumber(get('top') or -1) then redis.call('HSET', JOB, 'top', index) end
