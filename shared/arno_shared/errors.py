@@ -15,6 +15,7 @@
     ├── MissingExtra            an optional dependency is needed: names the pip line
     ├── ModelUnusable           the replica cannot be loaded or warmed
     ├── HouseError              Redis or storage is away: wait and retry, fail nobody
+    │   └── RedisRefused        Redis answered, and the answer is no until somebody mends it
     ├── StorageRefused          storage answered, and the answer is no (no such bucket, access denied)
     │   └── CredentialsRefused  Arno's own credentials are wrong: workers wait for right ones
     ├── IncompatibleKombu       the installed kombu is not one that the transport knows
@@ -191,6 +192,17 @@ class HouseError(ArnoError):
     remedy = (
         "Bring it back: `arno doctor` says what is away. Workers go on by themselves; a submission that has ended "
         "goes on when it is given the same `--job-id`."
+    )
+
+
+class RedisRefused(HouseError):
+    """Redis refuses until somebody mends it: a login, a right, a database, a cluster, a server that is too old."""
+
+    code = "redis_refused"
+    retryable = False
+    remedy = (
+        "Do what its text says, in Redis or in `ARNO_REDIS_URL`; `arno doctor` shows whether that was enough. Workers "
+        "that run go on by themselves then; a submission that has ended goes on when it is given the same `--job-id`."
     )
 
 

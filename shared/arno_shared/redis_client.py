@@ -10,17 +10,13 @@ from redis.connection import Connection, ConnectionPool, SSLConnection
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
-from arno_shared.errors import HouseError
 from arno_shared.key_prefix import client_class
+from arno_shared.redis_answers import arno_error
 from arno_shared.redis_url import RedisUrl, parse_redis_url
 from arno_shared.settings import Settings
-from arno_shared.uris import redact
 
 RedisClient: TypeAlias = Any
 """A `redis.Redis` that answers bytes. redis-py types its answers as awaitable or not, which no caller can use."""
-
-_AWAY = ("OOM", "LOADING", "READONLY", "MASTERDOWN", "MISCONF", "NOREPLICAS", "UNBLOCKED", "DB index is out of range")
-"""How answers of a server begin that cannot be used."""
 
 
 def connect(settings: Settings) -> RedisClient:
@@ -81,20 +77,9 @@ def _pool_of_the_master(url: RedisUrl, options: dict[str, Any]) -> SentinelConne
 
 @contextmanager
 def redis_away() -> Iterator[None]:
-    """Turns "cannot be reached, has no master, is loading, is full, is a replica, has no such database, does not let
-    this user" into HouseError; others pass."""
+    """Lets no error of redis-py's out: each becomes HouseError (it may pass), RedisRefused, which is one (somebody must
+    mend it), or InternalError (Redis was asked wrongly)."""
     try:
         yield
-    except (
-        redis.ConnectionError,
-        redis.TimeoutError,
-        redis.exceptions.OutOfMemoryError,
-        redis.ReadOnlyError,
-        redis.exceptions.MasterDownError,
-        redis.exceptions.NoPermissionError,
-    ) as error:
-        raise HouseError(f"Redis cannot be used: {redact(str(error))}") from error
-    except redis.ResponseError as error:
-        if str(error).startswith(_AWAY):
-            raise HouseError(f"Redis cannot be used: {error}") from error
-        raise
+    except redis.RedisError as error:
+        raise arno_error(error) from error

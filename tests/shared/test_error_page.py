@@ -25,7 +25,7 @@ PERMANENT = """
     access_denied broken_image changed credentials_refused cursor_stale demo_failed forbidden_address forbidden_path
     http_error incompatible_kombu internal_error invalid_message invalid_request invalid_uri item_failed
     job_conflict job_not_found missing_extra model_failed model_unusable newer_schema not_an_image not_found
-    output_refused region_outside scheme_not_allowed storage_refused too_many_bytes too_many_pixels
+    output_refused redis_refused region_outside scheme_not_allowed storage_refused too_many_bytes too_many_pixels
     too_many_redirects undecodable unknown_message unknown_task worker_lost
 """
 RETRYABLE = "connection_failed house_unavailable lane_full throttled timeout unavailable"

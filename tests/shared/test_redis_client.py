@@ -12,7 +12,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from arno_shared.dead_letters import DeadLetter, DeadLetters, LetterKind
-from arno_shared.errors import HouseError
+from arno_shared.errors import HouseError, InternalError
 from arno_shared.ledger import Ledger, Outcome, Verdict
 from arno_shared.messages import Chunk, ImageRef, Output, Prompt
 from arno_shared.names import DELAYED, TOPIC, Lane
@@ -215,7 +215,7 @@ def test_too_few_replicas_are_an_error_of_the_house(call: Callable[[RedisClient]
 
 def test_a_wrong_command_is_not_an_error_of_the_house(valkey: RedisClient) -> None:
     valkey.set("key", "text")
-    with pytest.raises(redis_py.ResponseError, match="WRONGTYPE"), redis_away():
+    with pytest.raises(InternalError, match="WRONGTYPE"), redis_away():
         valkey.lpush("key", "value")
 
 
