@@ -31,6 +31,12 @@ LIVE = "arno:live"
 WORKERS = "arno:workers"
 """Sorted set of workers' names, scored by when each was last heard of, by the server's clock."""
 
+REMOTE_CONTROL = "_kombu.binding.celery.pidbox"
+"""Set that kombu keeps: a member for each worker that listens to Celery's remote control."""
+
+REMOTE_CONTROL_ANSWERS = "_kombu.binding.reply.celery.pidbox"
+"""Set that kombu keeps: a member for each process that asked workers something."""
+
 JOB_ID_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 _JOB_ID = re.compile(JOB_ID_PATTERN[1:-1])
 

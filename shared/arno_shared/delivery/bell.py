@@ -13,7 +13,7 @@ from threading import Event, Thread
 from typing import Any
 
 from arno_shared.delivery.hands import Hands
-from arno_shared.errors import HouseError
+from arno_shared.errors import ArnoError
 from arno_shared.logs import get_logger
 from arno_shared.names import arrivals
 from arno_shared.redis_client import redis_away
@@ -100,5 +100,5 @@ class Bell:
     def _give_away(self) -> None:
         try:
             self._hands.pass_on(self._queue)
-        except HouseError:
+        except ArnoError:
             log.warning("waiting", what="Redis, to pass a message on")

@@ -10,20 +10,23 @@ from time import monotonic
 from typing import Any
 
 from kombu.transport import redis as kombu_redis
-from redis.exceptions import OutOfMemoryError
+from kombu.utils.json import dumps
+from redis.exceptions import ResponseError
 
 from arno_shared.dead_letters import DeadLetter, LetterKind
 from arno_shared.delivery.bell import WAIT_S, Bell
 from arno_shared.delivery.hands import Claimed, Hands
 from arno_shared.delivery.qos import HandsQoS
-from arno_shared.errors import HouseError, Undecodable
+from arno_shared.errors import ArnoError, Undecodable
 from arno_shared.logs import get_logger
-from arno_shared.names import lane_of_queue
+from arno_shared.names import Lane, lane_of_queue
+from arno_shared.redis_answers import arno_error
 from arno_shared.uris import redact
 
 log = get_logger(__name__)
 
 _LONGEST_PAUSE_S = 5.0
+_LANES = frozenset(lane.queue for lane in Lane)
 
 
 class _Claiming:
@@ -62,7 +65,7 @@ class _Claiming:
         while queues and self.qos.can_consume():  # type: ignore[attr-defined]
             try:
                 claimed = self.hands.claim(queues)
-            except HouseError as error:
+            except ArnoError as error:
                 self._pause_s = min(max(2 * self._pause_s, 0.2), _LONGEST_PAUSE_S)
                 log.warning("waiting", what="messages", error=str(error), pause_s=round(self._pause_s, 1))
                 self._look_again_at_s = monotonic() + self._pause_s * random.uniform(0.7, 1.3)
@@ -108,7 +111,7 @@ class _Claiming:
         )
         try:
             self.hands.bury(claimed.tag, letter)
-        except HouseError as waiting:
+        except ArnoError as waiting:
             log.warning("waiting", what="the dead letters", error=str(waiting))
 
     def _arm(self, queues: list[str]) -> None:
@@ -128,9 +131,24 @@ class _Claiming:
     def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
         try:
             super()._queue_bind(exchange, routing_key, pattern, queue)  # type: ignore[misc]
-        except OutOfMemoryError as error:
-            # A full server must not keep workers from emptying it, and what they take comes without any binding.
-            log.warning("a queue is not bound", queue=queue, error=str(error))
+        except ResponseError as error:
+            # A full server must not keep workers from emptying it, nor one that refuses to write keep them from hearing
+            # when it no longer does; and what they take comes without any binding.
+            log.warning("a queue is not bound", queue=queue, error=str(arno_error(error)))
+
+    def _size(self, queue: str) -> int:
+        """kombu's own asks in a transaction, which Redis 7 and older refuse when memory is full, whatever is in it: no
+        queue could be declared then."""
+        with self.conn_or_acquire() as client:  # type: ignore[attr-defined]
+            return int(client.llen(queue))
+
+    def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
+        """Finding: where memory is full and all that is left was put off, nothing moves any more, for a full server
+        takes no message. What a worker sends it takes all the same; what a producer sends it refuses."""
+        if self.hands is not None and queue in _LANES:
+            self.hands.put(queue, dumps(message))  # type: ignore[no-untyped-call]
+        else:
+            super()._put(queue, message, **kwargs)  # type: ignore[misc]
 
     def _basic_cancel(self, consumer_tag: str) -> Any:
         cancelled = super()._basic_cancel(consumer_tag)  # type: ignore[misc]

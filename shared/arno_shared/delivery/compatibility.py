@@ -20,6 +20,8 @@ _OVERRIDDEN: dict[type, dict[str, tuple[str, ...]]] = {
         "_brpop_start": ("self", "timeout"),
         "_basic_cancel": ("self", "consumer_tag"),
         "_queue_bind": ("self", "exchange", "routing_key", "pattern", "queue"),
+        "_size": ("self", "queue"),
+        "_put": ("self", "queue", "message", "kwargs"),
         "close": ("self",),
     },
     kombu_redis.MultiChannelPoller: {"_register_BRPOP": ("self", "channel"), "maybe_restore_messages": ("self",)},

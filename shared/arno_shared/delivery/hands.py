@@ -14,10 +14,23 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from arno_shared.dead_letters import DeadLetter
-from arno_shared.names import DEAD_LETTERS, UNACKED, UNACKED_INDEX, arrivals, lane_of_queue, lists
+from arno_shared.errors import ArnoError
+from arno_shared.names import (
+    DEAD_LETTERS,
+    REMOTE_CONTROL,
+    REMOTE_CONTROL_ANSWERS,
+    UNACKED,
+    UNACKED_INDEX,
+    WORKERS,
+    arrivals,
+    lane_of_queue,
+    lists,
+)
 from arno_shared.redis_client import RedisClient, redis_away
 
 _SWEEP_MESSAGES = 100
+_FORGET_EVERY_S = 300.0
+_KEEP_ANSWERS_S = 3600
 
 
 def sweep_every_s(lease_s: float) -> float:
@@ -45,18 +58,21 @@ class Hands:
     ) -> None:
         self.redis, self.worker, self.key_prefix = redis, worker, key_prefix
         self._lease_s, self._lease_max_s, self._max_letters = lease_s, lease_max_s, max_letters
-        self._claim, self._bury, self._renew = (
-            redis.register_script(_script(name)) for name in ("claim", "bury", "renew")
+        self._claim, self._renew, self._put, self._forget = (
+            redis.register_script(_script(name)) for name in ("claim", "renew", "put", "forget")
         )
-        self._give_back, self._sweep = (
-            redis.register_script(_script("hands") + _script(name)) for name in ("give_back", "sweep")
+        self._give_back, self._sweep, self._bury = (
+            redis.register_script(_script("hands") + _script(name)) for name in ("give_back", "sweep", "bury")
         )
         self._held: dict[str, _Held] = {}
+        self._forget_at_s = 0.0
         self._lock = Lock()
         self.stopping = False
         """The worker stops: what it has not begun goes back when its channel closes."""
         self.on_answer: Callable[[], None] = lambda: None
         """Called whenever Redis has answered a claim, be it that there is nothing."""
+        self.on_refusal: Callable[[str], None] = lambda why: None
+        """Called whenever a claim has failed."""
         self.swept_messages = 0
         """Whose leases had run out, and which this worker gave back for others."""
         self.claims = 0
@@ -71,8 +87,12 @@ class Hands:
         whose = [word for queue in queues for _ in lists(queue) for word in (lane_of_queue(queue).value, queue)]
         answer: Any = []
         while answer == []:
-            with redis_away():
-                answer = self._claim(keys=keys, args=[self.worker, self._max_letters, *whose])
+            try:
+                with redis_away():
+                    answer = self._claim(keys=keys, args=[self.worker, self._max_letters, *whose])
+            except ArnoError as error:
+                self.on_refusal(str(error))
+                raise
             self.on_answer()
         if answer is None:
             return None
@@ -101,7 +121,10 @@ class Hands:
         """It is done. Where this fails, its lease runs out, and whoever gets it then finds it committed."""
         self._let_go(tag)
         with redis_away():
-            self.redis.pipeline().zrem(UNACKED_INDEX, tag).hdel(UNACKED, tag).execute()
+            # Each by itself: a transaction is refused when memory is full. In this order: what dies in between leaves
+            # an entry of the index without a message, which is swept.
+            self.redis.hdel(UNACKED, tag)
+            self.redis.zrem(UNACKED_INDEX, tag)
 
     def give_back(self, tags: Iterable[str], *, last: bool = False, queue: str = "") -> int:
         """They are not done: they are claimed next again, or, with `last`, after all others; with `queue`, from there.
@@ -148,10 +171,28 @@ class Hands:
             if given < _SWEEP_MESSAGES:
                 return swept
 
+    def forget_the_killed(self) -> None:
+        """What kombu keeps for ever of workers that are no longer heard of. Every few minutes; else it does nothing."""
+        if monotonic() < self._forget_at_s:
+            return
+        self._forget_at_s = monotonic() + _FORGET_EVERY_S
+        with redis_away():
+            self._forget(keys=[REMOTE_CONTROL, REMOTE_CONTROL_ANSWERS, WORKERS], args=[_KEEP_ANSWERS_S])
+
+    def put(self, list_name: str, raw: str) -> None:
+        """A message of this worker's own, at the far end of a list. When memory is full as well: what a worker sends it
+        has put off before, and finishing work is what frees memory."""
+        with redis_away():
+            self._put(keys=[UNACKED_INDEX, list_name], args=[raw])
+
     def pass_on(self, queue: str) -> None:
         """A message woke this worker, which has no room after all: another is woken."""
         with redis_away():
             self.redis.lmove(arrivals(queue), queue, "RIGHT", "RIGHT")
+
+    def holds(self, tag: str) -> bool:
+        """False once it is acknowledged, given back, buried, or let go because nothing was heard of it for too long."""
+        return tag in self._held
 
     @property
     def held(self) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from kombu.transport import virtual
 
-from arno_shared.errors import HouseError
+from arno_shared.errors import ArnoError
 from arno_shared.logs import get_logger
 
 log = get_logger(__name__)
@@ -31,19 +31,19 @@ class HandsQoS(virtual.QoS):
         """The claim has recorded it."""
 
     def ack(self, delivery_tag: str) -> None:
-        try:
-            self._hands.ack(delivery_tag)
-        except HouseError as error:
-            log.warning("a message was not acknowledged: it will come again, and be dropped", error=str(error))
+        """Never the end of a message: whoever is done with one takes it out of hand itself, and Celery acknowledges
+        whatever a task was. What is still in hand then is not done."""
+        if self._hands.holds(delivery_tag):
+            log.error("a message was acknowledged that is not done: it goes back")
+            self.reject(delivery_tag, requeue=True)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        """Unless it is to be queued again, the message is done with: it lies in the dead letters."""
         if not requeue:
             return self.ack(delivery_tag)
         try:
             # Behind all others: what fails at once must not be what is tried again at once.
             self._hands.give_back([delivery_tag], last=not self._hands.stopping)
-        except HouseError as error:
+        except Exception as error:
             log.warning("a message was not given back: it will come again when its lease is over", error=str(error))
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
@@ -53,7 +53,7 @@ class HandsQoS(virtual.QoS):
         try:
             if given := self._hands.give_back(self._hands.not_begun):
                 log.info("messages given back", messages=given)
-        except HouseError as error:
+        except ArnoError as error:
             log.warning("messages were not given back: they will come again when their lease is over", error=str(error))
 
     def restore_visible(self, *_: Any, **__: Any) -> None:
@@ -62,5 +62,6 @@ class HandsQoS(virtual.QoS):
         try:
             if swept := self._hands.sweep():
                 log.warning("leases ran out", messages=swept)
-        except HouseError as error:
+            self._hands.forget_the_killed()
+        except ArnoError as error:
             log.warning("waiting", what="Redis, to look for leases that have run out", error=str(error))

@@ -10,13 +10,22 @@ from typing import Any
 
 import pytest
 from kombu import Connection
-from redis.exceptions import ResponseError
 
 from arno_shared.dead_letters import DeadLetter, DeadLetters, LetterKind
 from arno_shared.delivery import hands as hands_module
 from arno_shared.delivery.hands import Hands
-from arno_shared.errors import HouseError
-from arno_shared.names import DEAD_LETTERS, UNACKED, UNACKED_INDEX, Lane, arrivals, queues
+from arno_shared.errors import HouseError, InternalError
+from arno_shared.names import (
+    DEAD_LETTERS,
+    REMOTE_CONTROL,
+    REMOTE_CONTROL_ANSWERS,
+    UNACKED,
+    UNACKED_INDEX,
+    WORKERS,
+    Lane,
+    arrivals,
+    queues,
+)
 from arno_shared.redis_client import RedisClient, connect
 from arno_shared.settings import Settings
 
@@ -214,7 +223,7 @@ def test_a_claim_that_fails_in_the_middle_leaves_the_message_where_it_was(
 ) -> None:
     send(redis, "m")
     redis.set(key, "of another type")
-    with pytest.raises(ResponseError):
+    with pytest.raises(InternalError, match="WRONGTYPE"):
         hands.claim(QUEUES)
     assert redis.lrange(BULK, 0, -1) == [message("m")]
     assert not hands.held
@@ -223,7 +232,7 @@ def test_a_claim_that_fails_in_the_middle_leaves_the_message_where_it_was(
 def test_what_cannot_be_buried_stays_in_its_list(hands: Hands, redis: RedisClient) -> None:
     redis.lpush(BULK, "no message")
     redis.set(DEAD_LETTERS, "of another type")
-    with pytest.raises(ResponseError):
+    with pytest.raises(InternalError, match="WRONGTYPE"):
         hands.claim(QUEUES)
     assert redis.lrange(BULK, 0, -1) == [b"no message"]
 
@@ -537,6 +546,43 @@ def test_only_leases_that_have_run_out_are_swept(hands: Hands, other: Hands, red
     assert sorted(redis.hkeys(UNACKED)) == sorted([renewed.encode(), fresh.encode()])
 
 
+def test_a_lease_is_not_swept_before_its_end(hands: Hands, other: Hands, redis: RedisClient) -> None:
+    send(redis, "almost", "over")
+    almost, over = take(hands), take(hands)
+    seconds, _ = redis.time()
+    # The test would have to take that long to be wrong.
+    redis.zadd(UNACKED_INDEX, {almost: seconds - LEASE_S + 20, over: seconds - LEASE_S - 1})
+    assert other.sweep() == 1
+    assert redis.lrange(BULK, 0, -1) == [message("over")]
+    assert redis.hkeys(UNACKED) == [almost.encode()]
+
+
+@pytest.mark.parametrize("ahead_s", [1.5, 60, 3600, 1e9])
+def test_a_lease_that_a_clock_ahead_has_given_lasts_from_now_on(
+    ahead_s: float, hands: Hands, other: Hands, redis: RedisClient
+) -> None:
+    """After a fail-over to a server whose clock is behind."""
+    send(redis, "dead", "alive")
+    dead, alive = take(hands), take(other)
+    seconds, _ = redis.time()
+    redis.zadd(UNACKED_INDEX, dict.fromkeys((dead, alive), seconds + ahead_s))
+    assert other.sweep() == 0
+    now, _ = redis.time()
+    assert {tag: abs(redis.zscore(UNACKED_INDEX, tag) - now) < 20 for tag in (dead, alive)} == {dead: True, alive: True}
+    let_the_lease_run_out(redis, dead, alive)
+    other.renew()
+    assert other.sweep() == 1
+    assert redis.lrange(BULK, 0, -1) == [message("dead")]
+
+
+def test_many_leases_of_a_clock_ahead_are_of_now_after_some_sweeps(hands: Hands, redis: RedisClient) -> None:
+    seconds, _ = redis.time()
+    redis.zadd(UNACKED_INDEX, {f"tag-{number}": seconds + 3600 for number in range(250)})
+    for _ in range(3):
+        hands.sweep()
+    assert redis.zcount(UNACKED_INDEX, seconds + 1800, "+inf") == 0
+
+
 def test_what_is_swept_is_claimed_next(hands: Hands, other: Hands, redis: RedisClient) -> None:
     send(redis, "a", "b")
     let_the_lease_run_out(redis, take(hands))
@@ -712,3 +758,81 @@ def test_a_server_that_is_away_is_an_error_of_the_house(make_hands: MakeHands) -
         with pytest.raises(HouseError):
             call()
     assert hands.renew() == 0, "it holds nothing, and asks for nothing"
+
+
+def test_what_is_held_is_what_was_claimed_and_not_ended_or_let_go(
+    make_hands: MakeHands, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hands = make_hands(lease_max_s=900)
+    send(redis, "done", "back", "buried", "silent", "heard")
+    done, back, buried, silent, heard = (take(hands) for _ in range(5))
+    letter = DeadLetter(kind=LetterKind.MESSAGE, code="undecodable", reason="-", raw="m", worker="w1")
+    assert all(map(hands.holds, (done, back, buried, silent, heard)))
+    hands.ack(done)
+    hands.give_back([back])
+    hands.bury(buried, letter)
+    later = time.monotonic() + 901
+    monkeypatch.setattr(hands_module, "monotonic", lambda: later)
+    hands.heard_of(heard)
+    hands.renew()
+    assert [tag for tag in (done, back, buried, silent, heard) if hands.holds(tag)] == [heard]
+    assert not hands.holds("never")
+
+
+# A claim that fails is told of
+
+
+def test_why_a_claim_failed_is_told(hands: Hands, redis: RedisClient) -> None:
+    told: list[str] = []
+    hands.on_refusal = told.append
+    hands.claim(QUEUES)
+    assert told == []
+    send(redis, "m")
+    redis.config_set("min-replicas-to-write", 1)
+    try:
+        with pytest.raises(HouseError):
+            hands.claim(QUEUES)
+    finally:
+        redis.config_set("min-replicas-to-write", 0)
+    assert len(told) == 1
+    assert "Not enough good replicas" in told[0]
+
+
+# What kombu keeps
+
+
+def listens(worker: str) -> str:
+    """The member that kombu keeps of a worker that listens to remote control."""
+    return f"\x06\x16\x06\x16{worker}.celery.pidbox"
+
+
+def test_what_kombu_keeps_of_workers_that_are_not_heard_of_is_forgotten(hands: Hands, redis: RedisClient) -> None:
+    redis.zadd(WORKERS, {"alive@host": redis.time()[0], "silent@host": 1})
+    # Not Arno's: it stays.
+    others = ["\x06\x16\x06\x16something", "routing\x06\x16\x06\x16queue"]
+    names = ("alive@host", "silent@host", "killed@host", "killed@other.host")
+    redis.sadd(REMOTE_CONTROL, *map(listens, names), *others)
+    redis.sadd(REMOTE_CONTROL_ANSWERS, "asker\x06\x16\x06\x16asker.reply.celery.pidbox")
+    hands.forget_the_killed()
+    assert {member.decode() for member in redis.smembers(REMOTE_CONTROL)} == {
+        listens("alive@host"),
+        listens("silent@host"),
+        *others,
+    }
+    assert 0 < redis.ttl(REMOTE_CONTROL_ANSWERS) <= 3600
+
+
+def test_it_is_looked_for_every_few_minutes_and_an_end_is_not_put_off(
+    hands: Hands, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hands.forget_the_killed()
+    redis.sadd(REMOTE_CONTROL, listens("killed@host"))
+    redis.sadd(REMOTE_CONTROL_ANSWERS, "member")
+    redis.expire(REMOTE_CONTROL_ANSWERS, 100)
+    hands.forget_the_killed()
+    assert redis.scard(REMOTE_CONTROL) == 1
+    later = time.monotonic() + 600
+    monkeypatch.setattr(hands_module, "monotonic", lambda: later)
+    hands.forget_the_killed()
+    assert not redis.exists(REMOTE_CONTROL)
+    assert redis.ttl(REMOTE_CONTROL_ANSWERS) <= 100

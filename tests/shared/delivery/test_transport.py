@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import kombu
@@ -17,7 +17,7 @@ from arno_shared.dead_letters import DeadLetters
 from arno_shared.delivery.channel import Channel
 from arno_shared.delivery.hands import Hands
 from arno_shared.delivery.transport import Transport
-from arno_shared.errors import HouseError, IncompatibleKombu
+from arno_shared.errors import HouseError, IncompatibleKombu, InternalError, RedisRefused
 from arno_shared.names import UNACKED, UNACKED_INDEX, Lane, arrivals, queues
 from arno_shared.redis_client import RedisClient, connect
 from arno_shared.settings import BrokerSettings, Settings
@@ -197,35 +197,67 @@ def message(name: str, **changes: object) -> str:
     return json.dumps(envelope | changes)
 
 
+@contextmanager
+def without_scripts(redis: RedisClient) -> Iterator[None]:
+    """The server's user may not run any."""
+    redis.execute_command("ACL", "SETUSER", "default", "-@scripting")
+    try:
+        yield
+    finally:
+        redis.execute_command("ACL", "SETUSER", "default", "+@all")
+
+
 def send(redis: RedisClient, *names: str, lane: Lane = Lane.BULK) -> None:
     for name in names:
         redis.lpush(lane.queue, message(name))
 
 
 def test_no_more_is_taken_than_may_be_held_and_interactive_first(
-    consume: Callable[..., Consuming], redis: RedisClient
+    consume: Callable[..., Consuming], hands: Hands, redis: RedisClient
 ) -> None:
     send(redis, "b1", "b2")
     send(redis, "i1", lane=Lane.INTERACTIVE)
     consuming = consume(credit=2)
     assert consuming.turn() == consuming.turn() == ["i1", "b1"]
     assert (redis.llen(Lane.BULK.queue), redis.hlen(UNACKED)) == (1, 2)
-    consuming.messages[0].ack()
+    hands.ack(consuming.messages[0].delivery_tag)
     assert consuming.turn() == ["i1", "b1", "b2"]
 
 
-def test_a_message_is_acknowledged_though_its_channel_was_closed(
+@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize("how", ["acknowledged", "rejected for good"])
+def test_celery_cannot_end_a_message_that_is_in_hand(
+    how: str, closed: bool, consume: Callable[..., Consuming], hands: Hands, redis: RedisClient
+) -> None:
+    """It acknowledges whatever its task was, and whoever is done with a message has taken it out of hand before."""
+    send(redis, "m", "n")
+    consuming = consume()
+    consuming.turn()
+    done, not_done = (message.delivery_tag for message in consuming.messages)
+    qos = consuming.channel.qos
+    if closed:
+        consuming.channel.close()
+    hands.ack(done)
+    for tag in (done, not_done):
+        qos.ack(tag) if how == "acknowledged" else qos.reject(tag, requeue=False)
+    assert redis.lrange(Lane.BULK.queue, 0, -1) == [message("n").encode()]
+    assert not redis.exists(UNACKED, UNACKED_INDEX)
+    assert not hands.held
+
+
+def test_what_is_not_given_back_because_redis_refuses_comes_again_when_its_lease_is_over(
     consume: Callable[..., Consuming], hands: Hands, redis: RedisClient
 ) -> None:
     send(redis, "m")
     consuming = consume()
     consuming.turn()
-    qos = consuming.channel.qos
-    consuming.channel.close()
-    assert redis.hlen(UNACKED) == 1
-    qos.ack(consuming.messages[0].delivery_tag)
-    assert not redis.exists(UNACKED, UNACKED_INDEX)
-    assert not hands.held
+    (tag,) = hands.held
+    with without_scripts(redis):
+        consuming.channel.qos.reject(tag, requeue=True)
+        # As Celery does in the end, whatever its task was.
+        consuming.channel.qos.ack(tag)
+    assert redis.hkeys(UNACKED) == redis.zrange(UNACKED_INDEX, 0, -1) == [tag.encode()]
+    assert not hands.held, "nobody renews its lease"
 
 
 def test_credit_is_what_is_held_over_all_connections(
@@ -295,15 +327,20 @@ def test_what_kombu_cannot_take_apart_is_a_dead_letter(
     assert redis.hlen(UNACKED) == 1
 
 
+@pytest.mark.parametrize("error", [HouseError("away"), RedisRefused("no"), InternalError("of another type")])
 def test_a_server_that_is_away_costs_patience_and_nothing_else(
-    consume: Callable[..., Consuming], hands: Hands, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
+    error: Exception,
+    consume: Callable[..., Consuming],
+    hands: Hands,
+    redis: RedisClient,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     send(redis, "m")
     consuming = consume()
     with monkeypatch.context() as away:
 
         def claim(_: object) -> None:
-            raise HouseError("away")
+            raise error
 
         away.setattr(hands, "claim", claim)
         assert consuming.turn() == []

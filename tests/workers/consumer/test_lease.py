@@ -11,6 +11,7 @@ from arno_shared.errors import HouseError
 from arno_shared.names import UNACKED_INDEX, Lane, queues
 from arno_shared.redis_client import RedisClient, connect
 from arno_shared.settings import Settings
+from arno_workers.consumer import lease
 from arno_workers.consumer.lease import keep_leases
 
 EVERY_S = 0.02
@@ -84,3 +85,33 @@ def test_renewing_goes_on_after_any_error(
     eventually(lambda: redis.zscore(UNACKED_INDEX, tag) > 1, "it is renewed after all")
     assert len(failures) == 2
     hands.ack(tag)
+
+
+def test_within_one_lease_several_renewals_are_tried_so_that_some_may_fail(
+    redis: RedisClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease_s = 60.0
+    hands, tag = holding_one(redis)
+    waits = Waits(until_s=10 * lease_s)
+    monkeypatch.setattr(lease, "Event", lambda: waits)
+    tried_s: list[float] = []
+    monkeypatch.setattr(hands, "renew", lambda: tried_s.append(waits.now_s))
+    keep_leases(hands, lease_s)
+    assert waits.over.wait(30)
+    for first, last in zip(tried_s, tried_s[3:], strict=False):
+        assert last - first < lease_s, "three fail, and the next one is in time"
+    hands.ack(tag)
+
+
+class Waits:
+    """Stands for waiting, in a time that passes at once; then for ever."""
+
+    def __init__(self, until_s: float) -> None:
+        self.now_s, self._until_s, self.over = 0.0, until_s, Event()
+
+    def wait(self, timeout: float) -> bool:
+        self.now_s += timeout
+        if self.now_s > self._until_s:
+            self.over.set()
+            return True
+        return False

@@ -2,7 +2,7 @@
 
 Finding: Celery acknowledges a message whose task raises anything, and so drops it; told not to, it drops it all the
 same, because Redis has no dead-letter exchange. MemoryError and SystemExit cost the worker a thread and its credit. So
-nothing is raised.
+nothing is raised; and were it raised all the same, an acknowledgement of Celery's ends no message (`delivery/qos.py`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,26 +33,37 @@ def register(app: Celery, handler: ChunkHandler, hands: Hands | None, vitals: Vi
     """Makes `arno.annotate` known to the worker."""
 
     # typing=False: any arguments are taken, so that wrong ones reach the dead letters and not the log alone.
-    @app.task(name=TASK_NAME, bind=True, typing=False, Request=AnnotateRequest)  # type: ignore[untyped-decorator]
+    # shared=False: else it is the task of every app in this process.
+    @app.task(  # type: ignore[untyped-decorator]
+        name=TASK_NAME, bind=True, typing=False, shared=False, Request=AnnotateRequest
+    )
     def annotate(self: Any, *args: Any, **kwargs: Any) -> str:
         """What became of it, in a few words: Flower shows them."""
         request = self.request
         queue = str((request.delivery_info or {}).get("routing_key"))
         tag = str((request.properties or {}).get("delivery_tag"))
         delivery = Delivery(request.id, lane_of_queue(queue), tag, hands, vitals)
-        if not delivery.begin():
-            return GIVEN_BACK
-        with tracing.span(
-            TASK_NAME,
-            "consumer",
-            parent=request.get("traceparent"),
-            messaging__system="redis",
-            messaging__operation__type="process",
-            messaging__destination__name=queue,
-            messaging__message__id=str(request.id),
-        ) as span:
-            outcome = handled(handler, args, kwargs, delivery)
-            span.say(arno__outcome=outcome)
+        outcome = None
+        try:
+            if not delivery.begin():
+                return GIVEN_BACK
+            with tracing.span(
+                TASK_NAME,
+                "consumer",
+                parent=request.get("traceparent"),
+                messaging__system="redis",
+                messaging__operation__type="process",
+                messaging__destination__name=queue,
+                messaging__message__id=str(request.id),
+            ) as span:
+                outcome = handled(handler, args, kwargs, delivery)
+                span.say(arno__outcome=outcome)
+        except Reject:
+            raise
+        except BaseException as error:
+            if outcome is None:
+                return _last_resort(delivery, error)
+            log.warning("a span was not ended", error=repr(error))
         return outcome
 
 
@@ -62,11 +73,9 @@ def handled(handler: ChunkHandler, args: Sequence[Any], kwargs: Mapping[str, Any
         outcome = handler.handle(args, kwargs, delivery)
     except Drained:
         return given_back(delivery)
-    except BaseException:
+    except BaseException as error:
         # Not even the dead letters could be written: better done again than acknowledged and lost.
-        log.exception("a message goes back to the queue", message_id=delivery.message_id)
-        Event().wait(_LAST_RESORT_PAUSE_S)
-        return given_back(delivery, last=True)
+        return _last_resort(delivery, error)
     delivery.ack()
     return outcome
 
@@ -75,6 +84,12 @@ def given_back(delivery: Delivery, *, last: bool = False) -> str:
     if not delivery.give_back(last=last):
         raise Reject("not done", requeue=True)
     return GIVEN_BACK
+
+
+def _last_resort(delivery: Delivery, error: BaseException) -> str:
+    log.error("a message goes back to the queue", message_id=delivery.message_id, exc_info=error)
+    Event().wait(_LAST_RESORT_PAUSE_S)
+    return given_back(delivery, last=True)
 
 
 class AnnotateRequest(Request):  # type: ignore[misc]

@@ -71,7 +71,13 @@ def consumer_class(file_letter: FileLetter, worker: str) -> type[Consumer]:
                 lane=lane_of_queue(str((message.delivery_info or {}).get("routing_key"))),
                 worker=worker,
             )
-            file_letter(message.delivery_tag, letter)
+            try:
+                file_letter(message.delivery_tag, letter)
+            except Exception as error:
+                # The worker stops, or the letter cannot be written.
+                log.exception("a message that is none goes back to the queue", exc_info=error)
+                message.reject_log_error(log, self.connection_errors, requeue=True)  # type: ignore[no-untyped-call]
+                return
             # Known to be done with already, but for the stock transport.
             message.ack_log_error(log, self.connection_errors)  # type: ignore[no-untyped-call]
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from arno_shared.delivery.hands import Hands
-from arno_shared.errors import HouseError
+from arno_shared.errors import ArnoError
 from arno_shared.logs import get_logger
 from arno_shared.names import Lane
 from arno_workers.health.vitals import Vitals
@@ -35,16 +35,23 @@ class Delivery:
         if self.hands is not None:
             self.hands.heard_of(self.tag)
 
+    @property
+    def let_go(self) -> bool:
+        """Nothing was heard of its work for so long that others may have it: whatever comes of it here is late."""
+        return self.hands is not None and not self.hands.holds(self.tag)
+
     def ack(self) -> None:
-        """It is done with. From this thread, and not from Celery's event loop, which may be waiting for the broker."""
+        """It is done with. From this thread, and not from Celery's event loop, which may be waiting for the broker.
+        Raises nothing: where it fails, the lease runs out, and whoever gets the message finds it done."""
         if self.hands is not None:
             try:
                 self.hands.ack(self.tag)
-            except HouseError as error:
-                log.warning("a message was not acknowledged: it comes again, and is dropped", error=str(error))
+            except BaseException as error:
+                log.warning("a message was not acknowledged: it comes again, and is dropped", error=_words(error))
 
     def give_back(self, *, last: bool = False) -> bool:
-        """It is not done: it is claimed next again, or, with `last`, after all others.
+        """It is not done: it is claimed next again, or, with `last`, after all others. Raises nothing: where it fails,
+        the lease runs out, which nobody renews any more.
 
         False with the stock transport, to which only Celery can give it back.
         """
@@ -52,8 +59,8 @@ class Delivery:
             return False
         try:
             self.hands.give_back([self.tag], last=last)
-        except HouseError as error:
-            log.warning("a message was not given back: it comes again when its lease is over", error=str(error))
+        except BaseException as error:
+            log.warning("a message was not given back: it comes again when its lease is over", error=_words(error))
         return True
 
     def forward(self, queue: str) -> bool:
@@ -62,3 +69,7 @@ class Delivery:
             return False
         self.hands.give_back([self.tag], queue=queue)
         return True
+
+
+def _words(error: BaseException) -> str:
+    return str(error) if isinstance(error, ArnoError) else repr(error)

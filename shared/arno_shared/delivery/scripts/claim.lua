@@ -44,8 +44,11 @@ for i = 4, #KEYS do
     redis.call('ZREM', INDEX, '')
     if is_message(raw) then
       local tag = new_tag()
-      redis.call('HSET', UNACKED, tag, '[' .. raw .. ', "", ' .. cjson.encode(queue) .. ']')
+      -- None, to be refused here and not below: a user that may not take from lists would double the message each time.
+      redis.call('RPOP', list, 0)
+      -- First: an entry of the index without a message is swept, a message without an entry would lie there for ever.
       redis.call('ZADD', INDEX, t[1] + t[2] / 1000000, tag)
+      redis.call('HSET', UNACKED, tag, '[' .. raw .. ', "", ' .. cjson.encode(queue) .. ']')
       -- Last: an error before this would double the message, and never lose it.
       redis.call('RPOP', list)
       return {queue, tag, raw}
