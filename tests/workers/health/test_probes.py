@@ -113,6 +113,21 @@ def test_a_worker_that_works_is_alive_and_ready(serve: Callable[..., str], vital
     )
 
 
+def test_a_worker_whose_consumer_is_refused_is_alive_and_says_why_it_is_not_ready(
+    serve: Callable[..., str], vitals: Vitals
+) -> None:
+    address = serve()
+    vitals.phase = Phase.WORKING
+    vitals.consumer_refused("Redis cannot be used: https://host/?sig=hush NOREPLICAS")
+    assert get(address, "/healthz")[0] == 200
+    answer = get(address, "/readyz")
+    assert answer[0] == 503
+    assert "NOREPLICAS" in failing(answer)["consumer"]
+    assert "hush" not in failing(answer)["consumer"]
+    vitals.consumer_beat()
+    assert get(address, "/readyz")[0] == 200
+
+
 def test_a_worker_that_drains_is_alive_and_not_ready(serve: Callable[..., str], vitals: Vitals) -> None:
     address = serve()
     vitals.phase = Phase.DRAINING

@@ -167,6 +167,24 @@ def test_a_server_that_is_away_is_not_the_consumers_silence(watched: Watched) ->
     assert watched.after(500) == ""
 
 
+def test_a_server_that_counts_messages_and_lets_nobody_take_any_is_not_the_consumers_silence(watched: Watched) -> None:
+    send(watched.redis)
+    for _ in range(100):
+        # It asks every few seconds, and is refused.
+        watched.vitals.consumer_refused("Not enough good replicas to write.")
+        assert watched.after(6) == ""
+    watched.vitals.consumer_beat()
+    assert watched.after(30) == ""
+    assert watched.after(2) == "messages wait, and none was taken for 31 s", "it may take them again, and does not"
+
+
+def test_a_consumer_that_asks_no_more_after_it_was_refused_is_silent(watched: Watched) -> None:
+    send(watched.redis)
+    watched.vitals.consumer_refused("Not enough good replicas to write.")
+    assert watched.after(40) == ""
+    assert "messages wait" in watched.after(30)
+
+
 def test_with_the_stock_transport_nobody_counts_claims(redis: RedisClient, monkeypatch: pytest.MonkeyPatch) -> None:
     watched = Watched(redis, monkeypatch, with_hands=False)
     send(redis)

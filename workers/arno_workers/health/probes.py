@@ -103,6 +103,8 @@ class Probes:
         return Verdict(not ailment, redact(ailment))
 
     def _consumer(self) -> Verdict:
+        if refusal := self._vitals.refusal:
+            return Verdict(False, redact(refusal))
         age_s = self._vitals.consumer_age_s
         if age_s < _CONSUMER_SILENT_S:
             return Verdict(True)

@@ -7,6 +7,9 @@ from enum import StrEnum
 from threading import Lock
 from time import monotonic
 
+_REFUSAL_HOLDS_S = 30.0
+"""A consumer that was refused asks again within seconds; one that has not asked for so long is silent."""
+
 
 class Phase(StrEnum):
     LOADING = "loading"
@@ -33,6 +36,8 @@ class Vitals:
         """Chunks that may be in flight at a time."""
         self._lock = Lock()
         self._progressed_s = self._consumer_s = monotonic()
+        self._refusal = ""
+        self._refused_s = 0.0
 
     def progressed(self) -> None:
         """Something moved: an image settled, a step of the engine ended, the house was waited for."""
@@ -41,6 +46,16 @@ class Vitals:
     def consumer_beat(self) -> None:
         """Redis answered the consumer, be it that there is nothing to do."""
         self._consumer_s = monotonic()
+        self._refusal = ""
+
+    def consumer_refused(self, why: str) -> None:
+        """Redis is away, or gave the consumer an answer that is none."""
+        self._refusal, self._refused_s = why, monotonic()
+
+    @property
+    def refusal(self) -> str:
+        """Why the consumer's last question was not answered; empty when it was, or when it has asked nothing since."""
+        return self._refusal if monotonic() - self._refused_s < _REFUSAL_HOLDS_S else ""
 
     @property
     def progress_age_s(self) -> float:

@@ -13,7 +13,7 @@ from threading import Event, Thread
 from time import monotonic
 
 from arno_shared.delivery.hands import Hands
-from arno_shared.errors import HouseError
+from arno_shared.errors import ArnoError, HouseError
 from arno_shared.logs import get_logger
 from arno_workers.health.vitals import Phase, Vitals
 
@@ -88,7 +88,9 @@ class Watchdog:
         """How long there have been messages, and room for them, and none was taken; scaled to `stuck_s`."""
         claims = self._hands.claims if self._hands is not None else 0
         may_take = self._vitals.phase is Phase.WORKING and self._vitals.chunks_in_flight < self._room_chunks
-        if self._hands is None or not may_take or claims != self._last_claims or not self._messages_wait():
+        # Messages may be counted where none may be taken: by a server that refuses to write, or to run scripts.
+        refused = bool(self._vitals.refusal)
+        if self._hands is None or not may_take or refused or claims != self._last_claims or not self._messages_wait():
             self._last_claims, self._silent_since_s = claims, None
             return 0.0, ""
         if self._silent_since_s is None:
@@ -117,5 +119,5 @@ class Watchdog:
     def _give_back(self, hands: Hands) -> None:
         try:
             hands.give_back(hands.held)
-        except HouseError as error:
+        except ArnoError as error:
             log.warning("messages come again when their lease is over", error=str(error))
