@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from itertools import chain, count
 from typing import Annotated, Any, TypeAlias, TypeVar
 
@@ -44,6 +44,7 @@ from arno_shared.messages import (
 )
 from arno_shared.names import Lane, check_lane, job_keys
 from arno_shared.redis_client import connect, redis_away
+from arno_shared.redis_server import check_server
 from arno_shared.settings import Settings
 from arno_shared.storage import ObjectStore
 from arno_shared.uris import redact
@@ -79,6 +80,8 @@ class Producer:
         self.dead_letters = DeadLetters(self.redis, self.settings.dead_letters.max_letters)
         self.app = celery_app(self.settings)
         self._sender = Sender(self.app)
+        # Once it has answered; what it raises is not kept.
+        self._check_server = cache(partial(check_server, self.redis))
 
     def submit(
         self,
@@ -117,6 +120,7 @@ class Producer:
         first = next(chunks, None)
         if first is None:
             raise InvalidRequest("no images were given")
+        self._check_server()
         manifest = Manifest(self.store, job_id, terms)
         with self._blames_the_caller(terms.output):
             stood = manifest.claim_prefix()
@@ -161,6 +165,7 @@ class Producer:
             job_id=job_id,
             index=0,
         )
+        self._check_server()
         self.check_room(lane)
         to_send = self.ledger.expect(chunk, lane)
         if to_send:

@@ -3,10 +3,13 @@
 from typing import Any
 
 import pytest
+from redis import Redis
 
 from arno_producer import Producer
-from arno_shared.errors import InvalidRequest, JobConflict, LaneFull
+from arno_producer.patience import until_back
+from arno_shared.errors import InvalidRequest, JobConflict, LaneFull, RedisRefused
 from arno_shared.ledger import JobState
+from arno_shared.messages import Output
 from arno_shared.names import Lane
 from arno_shared.settings import ProducerSettings, Settings
 from tests.producer.conftest import Hand
@@ -92,3 +95,40 @@ def test_a_full_lane_takes_nothing_more(settings: Settings, hand: Hand) -> None:
     assert not producer.redis.exists("arno:job:too-much")
     assert not producer.send(ONE, "<OD>").duplicate
     assert len(hand.take_all()) == 6
+
+
+def test_a_server_that_refuses_is_not_waited_for(producer: Producer) -> None:
+    """Patience is for what may pass: this stays until somebody mends it."""
+    assert producer.settings.producer.patience_s > 60
+    producer.redis.execute_command("ACL", "SETUSER", "default", "-@scripting")
+    try:
+        with pytest.raises(RedisRefused, match="ACL SETUSER") as refused:
+            producer.submit(ONE, "<OD>", job_id="refused")
+        assert not refused.value.retryable
+        with pytest.raises(RedisRefused):
+            until_back(lambda: producer.ledger.open("x", "{}", Output(prefix="s3://r/"), Lane.BULK), 3600)
+    finally:
+        producer.redis.execute_command("ACL", "SETUSER", "default", "+@all")
+    producer.submit(ONE, "<OD>", job_id="refused")
+
+
+@pytest.mark.parametrize("way", ["submit", "send"])
+def test_the_server_is_looked_at_before_the_first_use_and_once_it_will_do(
+    way: str, producer: Producer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info, version, asked = Redis.info, "6.0.16", []
+
+    def old(redis: Redis, *args: object) -> dict[str, object]:
+        asked.append(version)
+        return {**info(redis, *args), "redis_version": version}
+
+    monkeypatch.setattr(Redis, "info", old)
+    begin = getattr(producer, way)
+    for _ in range(2):
+        with pytest.raises(RedisRefused, match="too old"):
+            begin(ONE, "<OD>")
+    assert not producer.redis.keys()
+    version = "7.0.0"
+    begin(ONE, "<OD>")
+    begin(ONE, "<OD>")
+    assert asked == ["6.0.16", "6.0.16", "7.0.0"]

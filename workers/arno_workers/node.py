@@ -10,12 +10,13 @@ from arno_shared import tracing
 from arno_shared.broker import Sender, queue_length
 from arno_shared.dead_letters import DeadLetter, DeadLetters
 from arno_shared.delivery.hands import Hands
-from arno_shared.errors import ArnoError
+from arno_shared.errors import ArnoError, HouseError, RedisRefused
 from arno_shared.house_metrics import HouseCollector
 from arno_shared.ledger import Ledger
 from arno_shared.logs import get_logger
 from arno_shared.names import Lane, uploads_prefix
 from arno_shared.redis_client import RedisClient, connect
+from arno_shared.redis_server import check_server
 from arno_shared.results import ModelFacts
 from arno_shared.settings import Settings
 from arno_shared.storage import ObjectStore
@@ -45,7 +46,7 @@ log = get_logger(__name__)
 def run_node(settings: Settings, device: str, name: str) -> int:
     """Loads and warms the replica, then works until SIGTERM; the exit code, which is 1 when the replica broke.
 
-    Raises ModelUnusable, MissingExtra, IncompatibleKombu, InvalidRequest (a port that cannot be had).
+    Raises ModelUnusable, MissingExtra, IncompatibleKombu, InvalidRequest (a port that cannot be had), RedisRefused.
     """
     worker = f"{name}@{socket.gethostname()}"
     tracing.configure("arno-worker")
@@ -60,6 +61,7 @@ def run_node(settings: Settings, device: str, name: str) -> int:
         os.kill(os.getpid(), signal.SIGTERM)
 
     redis = connect(settings)
+    _check_redis(redis)
     store = ObjectStore(connections=settings.worker.fetch_threads, arbiter=RedisArbiter(redis))
     metrics = WorkerMetrics()
     metrics.registry.register(HouseCollector(settings))
@@ -119,6 +121,16 @@ def run_node(settings: Settings, device: str, name: str) -> int:
         log.info("worker stopped", worker=worker, device_busy_s=round(engine.busy_s, 3))
 
 
+def _check_redis(redis: RedisClient) -> None:
+    """Raises RedisRefused. One that is away is waited for, by whoever needs it first."""
+    try:
+        check_server(redis)
+    except RedisRefused:
+        raise
+    except HouseError as error:
+        log.warning("waiting", what="Redis", error=str(error))
+
+
 def _keep_watch(settings: Settings, vitals: Vitals, hands: Hands | None, engine: Engine, redis: RedisClient) -> None:
     """Starts the threads that look after the worker itself. They end with the process."""
     if hands is not None:
@@ -157,7 +169,7 @@ def _hands(settings: Settings, worker: str, vitals: Vitals) -> Hands | None:
         lease_max_s=settings.broker.lease_max_s,
         max_letters=settings.dead_letters.max_letters,
     )
-    hands.on_answer = vitals.consumer_beat
+    hands.on_answer, hands.on_refusal = vitals.consumer_beat, vitals.consumer_refused
     return hands
 
 

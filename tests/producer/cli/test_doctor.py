@@ -3,6 +3,7 @@
 import re
 import tomllib
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import boto3
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from redis import Redis
 
 from arno_producer import Producer
 from arno_producer.cli.doctor import extras
@@ -25,9 +27,10 @@ from arno_shared.errors import InvalidRequest, StorageRefused
 from arno_shared.names import UNACKED, WORKERS, Lane
 from arno_shared.presence import announce
 from arno_shared.storage import ObjectStore
+from tests.acceptance.arno_worker import eventually
 from tests.producer.cli.test_workers import worker_state
 from tests.producer.conftest import Ran
-from tests.servers import make_bucket
+from tests.servers import Valkey, make_bucket
 
 PROJECT = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
 Arno = Callable[..., Ran]
@@ -124,6 +127,68 @@ def test_an_option_of_redis_that_cannot_be_honoured_is_refused_by_all(
     assert f"the option {option.partition('=')[0]} " in ran.err
     assert "hush" not in ran.err
     assert not producer.redis.keys()
+
+
+def test_redis_whose_user_may_not_ask_how_it_is(arno: Arno, producer: Producer) -> None:
+    producer.redis.execute_command("ACL", "SETUSER", "default", "-info")
+    try:
+        ran = arno("doctor", "--json")
+    finally:
+        producer.redis.execute_command("ACL", "SETUSER", "default", "+@all")
+    found = findings(ran)
+    assert ran.code == 0
+    assert found["redis"].verdict == "ok"
+    assert "+info" in found["persistence and eviction"].mend
+    assert "queues" in found, "the rest is looked at"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[list[Valkey]]:
+    """Three servers with the slots between them."""
+    with ExitStack() as stack:
+        servers = [stack.enter_context(Valkey(cluster_enabled="yes", cluster_node_timeout=2000)) for _ in range(3)]
+        clients = [stack.enter_context(Redis.from_url(server.url)) for server in servers]
+        for number, client in enumerate(clients):
+            client.execute_command("CLUSTER", "ADDSLOTS", *range(number * 5462, min((number + 1) * 5462, 16384)))
+            client.execute_command("CLUSTER", "MEET", "127.0.0.1", servers[0].port)
+        for client in clients:
+            eventually(lambda client=client: client.cluster("INFO")["cluster_state"] == "ok", "the cluster is up")
+        yield servers
+
+
+@pytest.mark.parametrize(
+    "command", [("submit", "s3://b/a.jpg", "-p", "OD"), ("doctor", "--json"), ("status",), ("status", "run-7")]
+)
+def test_a_cluster_is_refused_in_one_sentence(
+    command: tuple[str, ...], cluster: list[Valkey], arno: Arno, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for server in cluster:
+        monkeypatch.setenv("ARNO_REDIS_URL", server.url)
+        ran = arno(*command)
+        if command[0] == "doctor":
+            assert ran.code == 1
+            assert findings(ran)["redis"].verdict == "failed"
+            assert "it is a Redis Cluster" in findings(ran)["redis"].says
+            assert "use one server, or Sentinel" in findings(ran)["redis"].says
+        elif command[0] == "submit":
+            assert (ran.code, ran.out) == (1, "")
+            assert re.fullmatch(r"arno: Redis cannot be used: it is a Redis Cluster, .*\n", ran.err)
+            assert not list(tmp_path.rglob("job.json")), "nothing of it was written"
+        else:
+            # Some keys are on this server.
+            assert "Traceback" not in ran.err
+
+
+def test_a_server_that_is_too_old(arno: Arno, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    info = Redis.info
+    monkeypatch.setattr(Redis, "info", lambda *args: {**info(*args), "redis_version": "6.0.16"})
+    ran = arno("doctor", "--json")
+    assert ran.code == 1
+    assert "Redis 6.0.16 is too old: use Redis 6.2, Valkey or newer" in findings(ran)["redis"].says
+    ran = arno("submit", "s3://b/a.jpg", "-p", "OD")
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.startswith("arno: Redis 6.0.16 is too old")
+    assert not list(tmp_path.rglob("job.json")), "nothing of it was written"
 
 
 def test_redis_that_forgets(arno: Arno, configure: Configure) -> None:

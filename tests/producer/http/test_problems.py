@@ -317,6 +317,19 @@ def test_storage_that_is_wrong_or_away_is_the_houses_trouble(
     assert ("retry-after" in answer.headers) == (status == 503)
 
 
+def test_redis_that_refuses_is_the_houses_trouble_and_not_to_be_tried_at_once(
+    client: TestClient, producer: Producer
+) -> None:
+    producer.redis.execute_command("ACL", "SETUSER", "default", "-@scripting")
+    try:
+        answer = client.post("/v1/jobs", json=JOB)
+    finally:
+        producer.redis.execute_command("ACL", "SETUSER", "default", "+@all")
+    assert (answer.status_code, answer.json()["code"]) == (503, "redis_refused")
+    assert "retry-after" not in answer.headers
+    assert "ACL SETUSER" in answer.json()["detail"]
+
+
 def test_a_job_that_is_refused_halfway_does_not_run_on(
     client: TestClient, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,16 +1,16 @@
-"""Is Redis there, and does it keep what it is given?"""
+"""Is Redis there, can Arno work with it, and does it keep what it is given?"""
 
 from collections.abc import Iterator
+from typing import Any
 
 import redis
 
 from arno_producer.cli.doctor.findings import Finding, Verdict
 from arno_producer.client import Producer
 from arno_shared.broker import check_broker
-from arno_shared.errors import HouseError
+from arno_shared.errors import ArnoError, RedisRefused
 from arno_shared.redis_client import redis_away
-
-_OLDEST = (6, 2)
+from arno_shared.redis_server import check_server
 
 
 def check_redis(producer: Producer) -> Iterator[Finding]:
@@ -18,26 +18,37 @@ def check_redis(producer: Producer) -> Iterator[Finding]:
     messages over."""
     url = producer.settings.redis_url
     try:
-        with redis_away():
-            info = producer.redis.info()
+        check_server(producer.redis)
         check_broker(producer.app)
-    except (HouseError, redis.ResponseError) as error:
+        info = _info(producer)
+    except ArnoError as error:
+        mend = "mend it there" if isinstance(error, RedisRefused) else "start Redis there"
         yield Finding(
-            "redis",
-            Verdict.FAILED,
-            f"{url}: {error}",
-            "start Redis there, or set ARNO_REDIS_URL; user and password go in it",
+            "redis", Verdict.FAILED, f"{url}: {error}", f"{mend}, or set ARNO_REDIS_URL; user and password go in it"
+        )
+        return
+    if not info:
+        yield Finding("redis", Verdict.OK, f"it answers at {url}")
+        yield Finding(
+            "persistence and eviction",
+            Verdict.NOTE,
+            "not known: Redis does not let its user ask",
+            "ACL SETUSER name +info in Redis",
         )
         return
     name, version = ("Valkey", info["valkey_version"]) if "valkey_version" in info else ("Redis", info["redis_version"])
-    if tuple(map(int, info["redis_version"].split(".")[:2])) < _OLDEST:
-        yield Finding(
-            "redis", Verdict.FAILED, f"{name} {version} at {url} is too old", "use Redis 6.2, Valkey or newer"
-        )
-    else:
-        yield Finding("redis", Verdict.OK, f"{name} {version} at {url}")
+    yield Finding("redis", Verdict.OK, f"{name} {version} at {url}")
     yield _persistence(info["aof_enabled"])
     yield _eviction(info["maxmemory_policy"])
+
+
+def _info(producer: Producer) -> dict[str, Any]:
+    """Empty where it may not be asked for."""
+    with redis_away():
+        try:
+            return dict(producer.redis.info())
+        except redis.exceptions.NoPermissionError:
+            return {}
 
 
 def _persistence(aof_enabled: int) -> Finding:
