@@ -1,6 +1,11 @@
 """Redis is killed, frozen, cut off, full, fails over, and loses everything; workers wait, and go on by themselves."""
 
+import json
+import signal
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
 
@@ -9,7 +14,7 @@ import redis
 
 from arno_producer import Producer
 from arno_shared.errors import HouseError
-from arno_shared.names import UNACKED, Lane
+from arno_shared.names import REMOTE_CONTROL, REMOTE_CONTROL_ANSWERS, UNACKED, WORKERS, Lane
 from arno_shared.presence import workers
 from arno_shared.settings import Settings
 from arno_shared.uris import file_uri
@@ -26,8 +31,9 @@ from tests.faults.rig import (
     report,
     settled,
 )
-from tests.servers import Sentinels, Valkey
+from tests.servers import Sentinels, Valkey, redis_programs
 
+PROGRAMS = redis_programs()
 SLOW = {"afflicted": True, "AFFLICTED_IMAGE_S": "0.005"}
 
 
@@ -170,8 +176,14 @@ def test_a_network_that_fails_between_worker_and_redis(fault: str, start, valkey
     report(f"network {fault} for two leases", f"{line}; went on within {went_on_s:.1f} s")
 
 
-def test_a_full_redis_refuses_producers_and_lets_workers_finish(start, valkey, at, own, pictures) -> None:
-    uris = pictures(40)
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_full_redis_refuses_producers_and_lets_workers_finish(program: str, start, pictures, tmp_path: Path) -> None:
+    with Valkey(appendonly="always", program=PROGRAMS[program]) as server:
+        _refuses_producers_and_lets_workers_finish(program, server, patient(server.url, tmp_path), start, pictures(40))
+
+
+def _refuses_producers_and_lets_workers_finish(program: str, valkey, at, start, uris) -> None:
+    own = Producer(at)
     own = in_chunks_of(2, own)
     job = own.submit(uris, "<OD>", job_id="full")
     used = own.redis.info("memory")["used_memory"]
@@ -192,7 +204,128 @@ def test_a_full_redis_refuses_producers_and_lets_workers_finish(start, valkey, a
     settled(again)
     reconcile(own, again, uris)
     assert worker.process.poll() is None
-    report("Redis full (noeviction)", f"producers are told, workers finish; {line}")
+    report(f"{program} full (noeviction)", f"producers are told, workers finish; {line}")
+
+
+@contextmanager
+def owner_of(server: Valkey) -> Iterator[redis.Redis]:
+    """A user who may do anything, whatever becomes of the others."""
+    with redis.Redis.from_url(server.url) as first:
+        first.execute_command("ACL", "SETUSER", "owner", "on", ">admin", "~*", "&*", "+@all")
+    with redis.Redis.from_url(server.url, username="owner", password="admin") as owner:
+        yield owner
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "-@scripting",
+        *(
+            pytest.param(rule, marks=pytest.mark.long)
+            for rule in ("-@all", "-hdel", "-zrem", "-zadd -hset", "-rpush -lpush", "resetkeys ~arno:*", "resetkeys")
+        ),
+    ],
+)
+def test_a_user_whose_rights_come_and_go_under_load(rule: str, start, valkey, at, own, pictures, long) -> None:
+    """What cannot be committed, buried or given back meanwhile is done later, and nothing of it is acknowledged."""
+    flips = 8 if long else 2
+    uris = pictures(50) * (6 * flips)
+    own = in_chunks_of(2, own)
+    with owner_of(valkey) as owner:
+        job = own.submit(uris, "<OD>", job_id="rights")
+        workers = [start(f"w{number}", at=at, **SLOW) for number in range(2)]
+        done = 0
+        for _ in range(flips):
+            eventually(lambda done=done: ok(own, "rights") > done, "work")
+            owner.execute_command("ACL", "SETUSER", "default", *rule.split())
+            Event().wait(1.5 * LEASE_S)
+            owner.execute_command("ACL", "SETUSER", "default", "reset", "on", "nopass", "~*", "&*", "+@all")
+            done = ok(own, "rights")
+        settled(job)
+    line = reconcile(own, job, uris)
+    assert all(worker.process.poll() is None for worker in workers)
+    report(f"ACL SETUSER default {rule}, under load", f"{flips} times; {line}")
+
+
+def unready(port: int) -> dict[str, str]:
+    """What /readyz of the worker on this port finds wrong; nothing while it does not answer."""
+    try:
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz").close()
+    except urllib.error.HTTPError as answer:
+        checks = json.loads(answer.read())["checks"]
+        return {name: check["reason"] for name, check in checks.items() if not check["ok"]}
+    except OSError:
+        pass
+    return {}
+
+
+@pytest.mark.parametrize("when", ["before it starts", "while it waits"])
+def test_a_worker_that_may_take_nothing_waits_and_says_why(
+    when: str, start, valkey, at, own, pictures, free_tcp_port: int
+) -> None:
+    """Too few replicas: messages can be counted, and none can be claimed."""
+    stuck_s = 3.0
+    env = {"ARNO_WORKER__STUCK_S": str(stuck_s), "ARNO_WORKER__HEALTH_PORT": str(free_tcp_port)}
+    uris = pictures(8)
+    own = in_chunks_of(2, own)
+    worker = start("w", at=at, **env) if when == "while it waits" else None
+    if worker:
+        worker.process.send_signal(signal.SIGSTOP)
+    job = own.submit(uris, "<OD>", job_id="replicas")
+    valkey.config_set("min-replicas-to-write", 1)
+    if worker:
+        worker.process.send_signal(signal.SIGCONT)
+    else:
+        worker = start("w", at=at, ready=False, **env)
+    eventually(lambda: "enough good replicas" in unready(free_tcp_port).get("consumer", ""), "it says why")
+    # Whoever looks has looked often enough by then.
+    Event().wait(4 * stuck_s)
+    assert worker.process.poll() is None, "it is not stuck"
+    assert "enough good replicas" in unready(free_tcp_port)["consumer"]
+    valkey.config_set("min-replicas-to-write", 0)
+    settled(job)
+    line = reconcile(own, job, uris)
+    assert worker.process.poll() is None
+    report(f"too few replicas, {when}", f"the worker waits, and is not ended; {line}")
+
+
+def test_a_worker_refuses_a_cluster_before_it_loads_anything(start, tmp_path: Path) -> None:
+    with Valkey(cluster_enabled="yes") as server:
+        worker = start("w", at=patient(server.url, tmp_path), ready=False)
+        assert worker.process.wait(60) == 1
+    assert "arno-worker: Redis cannot be used: it is a Redis Cluster" in worker.log.read_text()
+    assert not worker.logged("worker starts")
+
+
+def test_a_worker_waits_for_a_server_that_is_away_when_it_starts(start, valkey, at, own, pictures) -> None:
+    uris = pictures(4)
+    job = own.submit(uris, "<OD>", job_id="early")
+    valkey.terminate()
+    worker = start("w", at=at, ready=False)
+    eventually(lambda: worker.logged("worker starts"), "it starts")
+    valkey.start()
+    settled(job)
+    reconcile(own, job, uris)
+
+
+def test_what_kombu_keeps_of_killed_workers_is_forgotten(start, at, own) -> None:
+    killed = start("killed", at=at)
+    killed.process.kill()
+    killed.process.wait()
+    assert listening(own) == ["killed"]
+    # As after some minutes in which nothing was heard of it.
+    own.redis.delete(WORKERS)
+    own.redis.sadd(REMOTE_CONTROL_ANSWERS, "killed\x06\x16\x06\x16killed.reply.celery.pidbox")
+    start("next", at=at)
+    eventually(lambda: listening(own) == ["next"], "the killed one is forgotten")
+    assert 0 < own.redis.ttl(REMOTE_CONTROL_ANSWERS) <= 3600
+
+
+def listening(producer: Producer) -> list[str]:
+    """The names of workers that kombu keeps as listening to remote control."""
+    return sorted(
+        member.decode().rpartition("\x16")[2].partition("@")[0] for member in producer.redis.smembers(REMOTE_CONTROL)
+    )
 
 
 def test_sentinel_fails_over_and_workers_follow(start, pictures, tmp_path: Path) -> None:
