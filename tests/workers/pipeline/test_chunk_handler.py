@@ -31,7 +31,7 @@ from arno_workers.pipeline.chunk_handler import ChunkHandler
 from arno_workers.pipeline.delivery import Delivery
 from arno_workers.pipeline.intake import Intake
 from arno_workers.pipeline.metrics import WorkerMetrics
-from arno_workers.pipeline.patience import Drain, Drained
+from arno_workers.pipeline.patience import Drain, Drained, LetGo
 from arno_workers.pipeline.result_writer import ResultWriter
 
 NOTHING_SAID = Answer(ids=(), logprobs=(), forced=0, truncated=False)
@@ -541,6 +541,24 @@ def test_a_chunk_that_is_drained_was_not_begun(valkey_url: str, tmp_path: Path) 
     assert bench.begins_again().times == 1
     assert bench.redis.hlen(UNACKED) == 1, "whoever calls gives it back"
     assert not bench.part.exists()
+
+
+def test_a_chunk_whose_lease_was_let_go_is_no_death(valkey_url: str, tmp_path: Path) -> None:
+    engine = SilentEngine()
+    bench = Bench(valkey_url, tmp_path, engine=engine)
+    delivery = bench.delivery()
+
+    def others_may_have_it() -> None:
+        eventually(lambda: engine.waiting, "it is at work")
+        bench.hands._held[delivery.tag].heard_s = float("-inf")
+        bench.hands.renew()
+
+    Thread(target=others_may_have_it, daemon=True).start()
+    with pytest.raises(LetGo):
+        bench.handler.handle([], bench.chunk.to_wire(), delivery)
+    assert bench.begun == {}
+    bench.redis.hdel(UNACKED, delivery.tag)
+    assert bench.begins_again().times == 1
 
 
 def test_a_suspect_that_is_drained_is_suspected_no_more_than_before(valkey_url: str, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""Sends the attempts that were put off, when their time has come; every worker looks."""
+"""Sends the attempts that were put off, when their time has come, and ends the jobs of which nothing was heard for too
+long; every worker looks."""
 
 import random
 from threading import Event, Thread
@@ -12,6 +13,7 @@ from arno_shared.logs import get_logger
 log = get_logger(__name__)
 
 _EVERY_S = 1.0
+_ABANDON_EVERY_S = 60.0
 
 
 def keep_releasing(ledger: Ledger, sender: Sender) -> None:
@@ -24,8 +26,15 @@ def _release(ledger: Ledger, sender: Sender) -> None:
     # Hundreds of workers that were started together do not look together.
     while not pause.wait(_EVERY_S * random.uniform(0.5, 1.5)):
         try:
-            release_due(ledger, sender)
+            look(ledger, sender)
         except HouseError as error:
             log.warning("waiting", what="chunks put off", error=str(error))
         except Exception:
             log.exception("a chunk that was put off cannot be sent")
+
+
+def look(ledger: Ledger, sender: Sender) -> None:
+    """Once. Raises HouseError."""
+    release_due(ledger, sender)
+    if random.random() < _EVERY_S / _ABANDON_EVERY_S and (jobs := ledger.abandon()):
+        log.warning("jobs ended incomplete: nothing was heard of them for too long", jobs=jobs)

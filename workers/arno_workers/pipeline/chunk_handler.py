@@ -27,7 +27,7 @@ from arno_workers.pipeline.chunk_run import ChunkRun, Item
 from arno_workers.pipeline.delivery import Delivery
 from arno_workers.pipeline.intake import Intake
 from arno_workers.pipeline.metrics import WorkerMetrics
-from arno_workers.pipeline.patience import Drain, Drained, until_back
+from arno_workers.pipeline.patience import Drain, Drained, LetGo, until_back
 from arno_workers.pipeline.quarantine import Quarantine
 from arno_workers.pipeline.result_writer import ResultWriter
 from arno_workers.pipeline.rows import Settled, outcome, settle
@@ -176,15 +176,18 @@ class ChunkHandler:
             arno__images=len(chunk.images),
         ) as span:
             run = ChunkRun(chunk, delivery.lane, delivery.heard, trace=tracing.traceparent())
-            self._settle(run)
+            self._settle(run, delivery)
             span.say(**run.spent_ms())
         return run
 
-    def _settle(self, run: ChunkRun) -> None:
+    def _settle(self, run: ChunkRun, delivery: Delivery) -> None:
         """Until every image of it has come to an end. Raises Drained."""
         self._intake.add(run)
         while not run.settled.wait(timeout=1.0):
             self._drain.check()
+            if delivery.let_go:
+                # Its holder lives: this was no death.
+                raise LetGo
 
     def _finish(self, run: ChunkRun, delivery: Delivery, began_s: float) -> str:
         """Raises StorageRefused or MissingExtra when the result object can never be written."""

@@ -21,6 +21,10 @@ class Drained(Exception):
     """The worker is stopping and this chunk is not done: its message goes back to the queue."""
 
 
+class LetGo(Drained):
+    """Nothing was heard of a chunk for so long that its lease was let go: others may have its message."""
+
+
 class Drain:
     """Whether the worker is to stop, and until when chunks in flight may take to finish."""
 
