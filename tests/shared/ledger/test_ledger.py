@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from arno_shared.dead_letters import DeadLetters, FiledLetter, LetterKind
 from arno_shared.errors import JobConflict, JobNotFound
-from arno_shared.ledger import JobState, Ledger, Verdict, indices_of
+from arno_shared.ledger import Found, JobState, Ledger, Verdict, indices_of
 from arno_shared.messages import Chunk, Output
 from arno_shared.names import DELAYED, TOPIC, Lane, event_id, job_keys
 from arno_shared.redis_client import RedisClient
@@ -536,6 +536,20 @@ def test_a_chunk_given_up_when_the_ledger_was_lost_leaves_a_job_that_can_be_read
     assert bury(ledger, chunk)
     status = ledger.status("run-7")
     assert (status.images, status.dead, status.state) == (3, 3, JobState.DONE)
+
+
+def test_what_was_restored_is_announced_by_whoever_has_it_in_hand_and_once(ledger: Ledger, redis: RedisClient) -> None:
+    (chunk,) = open_job(ledger, 3)
+    later = chunk.retry_of(chunk.images[:1])
+    assert ledger.restore(later, Found(ok=1))
+    assert ledger.restore(chunk, Found(ok=2))
+    assert redis.xlen(TOPIC) == 0
+    for number, one in enumerate((chunk, later), start=1):
+        for _ in range(3):
+            assert ledger.restore(one, Found(ok=1)) is False
+            assert ledger.commit(one, outcome(one)) is False
+            assert redis.xlen(TOPIC) == number
+    assert counted(ledger) == {"chunks": 1, "chunks_committed": 1, "images": 3, "ok": 3}
 
 
 def test_a_producer_resumes_its_job_after_chunks_in_flight_survived_the_ledger(

@@ -1,4 +1,4 @@
-"""When a server's memory is full, what workers do goes on, for it is what frees memory; what producers do is refused."""
+"""When memory is full, what workers do goes on, for it is what frees memory; what producers do is refused."""
 
 from collections.abc import Callable, Iterator
 

@@ -16,6 +16,7 @@ from tests.shared.ledger.hand import (
     begin,
     bury,
     chunk_of,
+    counted,
     foreign,
     let_pass,
     open_job,
@@ -69,6 +70,21 @@ def test_the_record_in_storage_outranks_the_ledger(ledger: Ledger) -> None:
     begin_it(ledger)
     assert ledger.open("second", TERMS, OUTPUT, Lane.BULK, owns=True).created
     assert ledger.begin("first", 1, 1, foreign(), OUTPUT).verdict is Verdict.CONFLICT
+
+
+def test_a_job_whose_record_stands_takes_its_id_back_from_messages_of_others(
+    ledger: Ledger, letters: DeadLetters
+) -> None:
+    # All that the ledger knows of it was lost before.
+    ledger.begin("run-7", 0, 1, foreign("a", "cats"), OUTPUT)
+    cats = chunk_of(2)
+    ledger.commit(cats, outcome(cats))
+    with pytest.raises(JobConflict):
+        ledger.open("run-7", TERMS, OUTPUT, Lane.BULK)
+    assert ledger.open("run-7", TERMS, OUTPUT, Lane.BULK, owns=True).created
+    assert not ledger.is_committed(cats)
+    assert ledger.begin("run-7", 0, 1, foreign("a", "cats"), OUTPUT).verdict is Verdict.CONFLICT
+    assert counted(ledger) == {}
 
 
 @pytest.mark.parametrize("output", [ELSEWHERE, OUTPUT.model_copy(update={"format": "parquet"})])
@@ -252,6 +268,20 @@ def test_what_its_sender_did_not_come_to_send_is_sent_by_a_worker(ledger: Ledger
     ledger.commit(chunk, outcome(chunk))
     assert ledger.due() == []
     assert state(ledger) is JobState.DONE
+
+
+def test_after_a_loss_what_is_in_flight_was_sent(ledger: Ledger, redis: RedisClient) -> None:
+    chunk = chunk_of(2)
+    ledger.expect(chunk, Lane.BULK)
+    redis.flushall()
+    begin(ledger, chunk)
+    assert ledger.expect(chunk, Lane.BULK) is False
+
+
+def test_after_a_loss_a_message_of_others_may_have_the_id(ledger: Ledger) -> None:
+    ledger.begin("run-7", 0, 1, foreign(), OUTPUT)
+    with pytest.raises(JobConflict):
+        ledger.expect(chunk_of(2), Lane.BULK)
 
 
 def test_what_was_sent_is_not_sent_again(ledger: Ledger, redis: RedisClient) -> None:

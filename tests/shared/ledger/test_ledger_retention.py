@@ -199,6 +199,13 @@ def test_a_sign_of_life_puts_the_end_off(ledger: Ledger, redis: RedisClient) -> 
         assert redis.zscore(LIVE, "run-7") > redis.time()[0] + ABANDON_S - 60
 
 
+def test_what_was_sent_and_never_begun_ends_too(ledger: Ledger, redis: RedisClient) -> None:
+    ledger.expect(chunk_of(1), Lane.BULK)
+    let_pass(redis, ABANDON_S + 60)
+    assert ledger.abandon() == 1
+    assert state(ledger) is JobState.INCOMPLETE
+
+
 def test_a_sign_that_comes_while_somebody_looks_counts(
     ledger: Ledger, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,6 +298,16 @@ def test_a_message_that_comes_late_is_not_announced_again(ledger: Ledger, redis:
     # Whether it is the same, its result object says.
     assert ledger.begin("run-7", 5, 1, foreign(), OUTPUT).verdict is Verdict.UNSURE
     assert redis.xlen(TOPIC) == 1
+
+
+def test_a_late_message_keeps_in_mind_what_was_committed(ledger: Ledger, redis: RedisClient) -> None:
+    ledger.begin("run-7", 0, 1, foreign(), OUTPUT)
+    chunk = chunk_of(2)
+    ledger.commit(chunk, outcome(chunk))
+    forget(redis)
+    for _ in range(3):
+        assert ledger.begin("run-7", 0, 1, foreign(), OUTPUT).verdict is Verdict.UNSURE
+        let_pass(redis, 9 * RETENTION_S)
 
 
 def test_messages_without_index_are_numbered_on_after_their_job_was_forgotten(

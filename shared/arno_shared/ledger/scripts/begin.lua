@@ -30,7 +30,10 @@ end
 
 if redis.call('EXISTS', JOB) == 0 then
   local was, origin = unpack(redis.call('HMGET', TOMBSTONE, 'state', 'origin'))
-  if was then redis.call('EXPIRE', TOMBSTONE, TOMBSTONE_S) end
+  if was then
+    redis.call('EXPIRE', TOMBSTONE, TOMBSTONE_S)
+    redis.call('EXPIRE', COMMITTED, TOMBSTONE_S)
+  end
   if was == 'cancelled' then return verdict('cancelled') end
   if was and origin ~= 'message' and not house then return verdict('conflict') end
   if was == 'done' and origin ~= 'message' then return verdict('committed') end

@@ -11,7 +11,6 @@ if redis.call('EXISTS', JOB) == 0 then
     return same and 'sent' or 'conflict'
   end
   if not claim_place() then return 'conflict' end
-  redis.call('DEL', COMMITTED)
   redis.call('HSET', JOB, 'state', 'running', 'origin', 'sender', 'sealed', '1', 'terms', terms, 'prefix', A[2],
              'format', A[3], 'lane', A[4], 'chunks', 1, 'images', A[5], 'asked', A[8], 'created_at', now())
   redis.call('HSET', PUT_OFF, '0.1', A[6])

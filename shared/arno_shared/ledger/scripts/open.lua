@@ -9,6 +9,9 @@ local function take_place()
   return claim_place()
 end
 
+-- After the loss of a ledger, messages of others may have taken the id of a job whose record stands.
+if owns and get('origin') == 'message' and redis.call('HLEN', LOOSE) > 0 then redis.call('DEL', unpack(KEYS, 1, 9)) end
+
 if redis.call('EXISTS', JOB) == 0 then
   local was, its_terms, loose = unpack(redis.call('HMGET', TOMBSTONE, 'state', 'terms', 'loose'))
   if was and not goes_on then
