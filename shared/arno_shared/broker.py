@@ -4,6 +4,7 @@ How a message is taken, held and given back is `arno_shared.delivery`. What a wo
 itself is in `arno_workers`: `consumer/lease.py`, `consumer/unreadable.py`, `health/watchdog.py`.
 """
 
+import json
 from time import time
 from typing import Any
 from urllib.parse import quote
@@ -24,6 +25,9 @@ from arno_shared.redis_client import RedisClient, connection_options, redis_away
 from arno_shared.redis_url import Host, RedisUrl, parse_redis_url
 from arno_shared.settings import Settings
 from arno_shared.summary import summary_of
+
+_ENVELOPE_BYTES = 1024
+"""What surrounds a message's body, which travels as base64: headers, properties, and a node of Redis's list."""
 
 
 def celery_app(settings: Settings, hands: Hands | None = None) -> Celery:
@@ -179,6 +183,20 @@ def queue_length(redis: RedisClient, lane: Lane) -> int:
     """Messages that wait in a lane, those in workers' hands not counted. Raises HouseError."""
     with redis_away():
         return sum(int(redis.llen(name)) for name in lists(lane.queue))
+
+
+def queue_bytes(redis: RedisClient, lane: Lane) -> int:
+    """About how much memory the messages take that wait in a lane; 0 where the server does not let us ask. Raises
+    HouseError."""
+    with redis_away(), redis.pipeline(transaction=False) as asking:
+        for name in lists(lane.queue):
+            asking.memory_usage(name)
+        return sum(size for size in asking.execute(raise_on_error=False) if isinstance(size, int))
+
+
+def message_bytes(message: dict[str, Any]) -> int:
+    """About how much memory a chunk, as it travels, takes while it waits in a lane."""
+    return _ENVELOPE_BYTES + len(json.dumps(message)) * 4 // 3
 
 
 def node_names(app: Celery, timeout_s: float = 1.0) -> list[str]:

@@ -150,13 +150,13 @@ class JobNotFound(ArnoError):
 
 
 class LaneFull(ArnoError):
-    """As many messages wait in the lane as its high-water mark allows; nothing was accepted."""
+    """As many messages wait in the lane as its high-water marks allow; nothing was accepted."""
 
     code = "lane_full"
     retryable = True
     remedy = (
-        "Submit again after a while, or run more workers. `ARNO_PRODUCER__HIGH_WATER_MESSAGES` is the mark; `arno "
-        "submit` waits by itself."
+        "Submit again after a while, or run more workers. `ARNO_PRODUCER__HIGH_WATER_MESSAGES` and "
+        "`ARNO_PRODUCER__HIGH_WATER_BYTES` are the marks; `arno submit` waits by itself."
     )
     retry_after_s = 10
 

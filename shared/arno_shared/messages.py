@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -40,6 +40,8 @@ MAX_VERSIONS_AHEAD = 8
 
 MAX_CHUNK_IMAGES = 1024
 MAX_PROMPTS = 64
+MAX_PROMPTS_BYTES = 16 * 1024
+"""Of all prompts of a job together, as JSON: each of its chunks repeats them."""
 MAX_BEAMS = 16
 MAX_NEW_TOKENS = 4096
 MAX_CHUNKS = 2**27
@@ -165,11 +167,27 @@ def _as_sequence(value: Any) -> Any:
     return [value] if isinstance(value, str | Mapping | BaseModel) else value
 
 
+PromptSequence = TypeVar("PromptSequence", bound=Sequence[Prompt])
+
+
+def small_together(prompts: PromptSequence) -> PromptSequence:
+    fields = [prompt.model_dump(exclude_none=True) for prompt in prompts]
+    size = len(json.dumps(fields, ensure_ascii=False).encode())
+    if size > MAX_PROMPTS_BYTES:
+        raise ValueError(f"take {size:,} bytes of JSON; all prompts of a job together may take {MAX_PROMPTS_BYTES:,}")
+    return prompts
+
+
 JobId = Annotated[str, AfterValidator(check_job_id), WithJsonSchema({"type": "string", "pattern": JOB_ID_PATTERN})]
 Images = Annotated[
     tuple[ImageRef, ...], Field(min_length=1, max_length=MAX_CHUNK_IMAGES), BeforeValidator(_as_sequence)
 ]
-Prompts = Annotated[tuple[Prompt, ...], Field(min_length=1, max_length=MAX_PROMPTS), BeforeValidator(_as_sequence)]
+Prompts = Annotated[
+    tuple[Prompt, ...],
+    Field(min_length=1, max_length=MAX_PROMPTS),
+    BeforeValidator(_as_sequence),
+    AfterValidator(small_together),
+]
 
 
 class TaskMessage(WireModel):

@@ -125,6 +125,11 @@ def job_keys(job_id: str) -> JobKeys:
     return JobKeys(job, *(f"{job}:{field}" for field in JobKeys._fields[1:]))
 
 
+def turn_key(job_id: str) -> str:
+    """Whose turn it is to submit a job, of several that do."""
+    return f"arno:job:{job_id}:turn"
+
+
 def place_key(prefix: str) -> str:
     """Whose an output prefix is: the id of the job that has results there."""
     return f"arno:place:{hashlib.sha256(prefix.encode()).hexdigest()[:32]}"

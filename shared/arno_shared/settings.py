@@ -83,6 +83,8 @@ class ProducerSettings(_Group):
     """Chunks in one manifest object, written before any of them is enqueued."""
     high_water_messages: int = Field(default=10_000, ge=1)
     """A lane's queue length at which submission pauses until workers catch up."""
+    high_water_bytes: int = Field(default=256 * 2**20, ge=1)
+    """The same of the memory that a lane's messages take in Redis, where its server says how much that is."""
     patience_s: float = Field(default=120, ge=0)
     """How long a submission that has begun waits for Redis or storage to come back, each time they are away."""
 

@@ -83,6 +83,7 @@ class Begun:
 class Opened:
     created: bool
     state: JobState
+    """That it was in: one that had ended incomplete runs again."""
     sealed: bool
     """All of it was submitted before."""
 

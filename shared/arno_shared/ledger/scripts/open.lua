@@ -1,7 +1,7 @@
 -- A producer opens a job, or finds it. A: terms, prefix, format, lane, digest of all its images or '', '1' when its record
 -- in storage says that the prefix is its own, '1' when somebody said that it is to go on whatever became of it.
--- Returns 'created' or 'standing' with its state and whether it is sealed; 'terms', 'images' or 'place' with what stands,
--- when that is another job's; 'was' with the state of a job that the ledger has let go.
+-- Returns 'created' or 'standing' with the state that it was in and whether it is sealed; 'terms', 'images' or 'place'
+-- with what stands, when that is another job's; 'was' with the state of a job that the ledger has let go.
 local terms, prefix, format, lane, digest, owns, goes_on = A[1], A[2], A[3], A[4], A[5], A[6] == '1', A[7] == '1'
 
 local function take_place()
@@ -46,5 +46,6 @@ if standing ~= terms then return {'terms', standing} end
 if digest ~= '' and digest ~= (get('digest') or digest) then return {'images', ''} end
 if not take_place() then return {'place', redis.call('GET', PLACE)} end
 if digest ~= '' then redis.call('HSET', JOB, 'digest', digest) end
-if get('state') == 'incomplete' then wake() end
-return {'standing', get('state'), get('sealed')}
+local found = get('state')
+if found == 'incomplete' then wake() end
+return {'standing', found, get('sealed')}
