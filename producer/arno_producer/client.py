@@ -2,33 +2,25 @@
 
 import json
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache, partial
-from itertools import chain, count
+from itertools import count, takewhile
 from typing import Annotated, Any, TypeAlias, TypeVar
 
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
-from arno_producer.chunks import Image, blocks, cut
+from arno_producer.chunks import Image, are_at_hand, cut, some
+from arno_producer.house import House
+from arno_producer.intake import Intake, SubmittedJob
 from arno_producer.job import Job, ResumedJob, Sent
-from arno_producer.manifest import JobRecord, JobTerms, Manifest, read_record
-from arno_producer.patience import until_back
-from arno_producer.recovery import Recovery
+from arno_producer.manifest import JobRecord, JobTerms, Manifest, images_sha256, read_record
+from arno_producer.room import check_room
 from arno_producer.submission import Submission
-from arno_shared.broker import Sender, celery_app, queue_length
+from arno_shared.broker import Sender, celery_app, message_bytes
 from arno_shared.dead_letters import DeadLetters, FiledLetter, LetterKind
 from arno_shared.delayed import release_due
-from arno_shared.errors import (
-    CredentialsRefused,
-    InvalidRequest,
-    ItemError,
-    JobNotFound,
-    LaneFull,
-    OutputRefused,
-    StorageRefused,
-)
+from arno_shared.errors import InvalidRequest, JobNotFound
 from arno_shared.ledger import Ledger
 from arno_shared.logs import get_logger
 from arno_shared.messages import (
@@ -47,7 +39,7 @@ from arno_shared.redis_client import connect, redis_away
 from arno_shared.redis_server import check_server
 from arno_shared.settings import Settings
 from arno_shared.storage import ObjectStore
-from arno_shared.uris import redact
+from arno_shared.storage.arbiter import RedisArbiter
 
 PromptLike: TypeAlias = Prompt | str | Mapping[str, Any]
 OutputLike: TypeAlias = Output | str | Mapping[str, Any]
@@ -75,13 +67,14 @@ class Producer:
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings()
         self.redis = connect(self.settings)
-        self.store = ObjectStore()
+        self.store = ObjectStore(arbiter=RedisArbiter(self.redis))
         self.ledger = Ledger(self.redis, self.settings)
         self.dead_letters = DeadLetters(self.redis, self.settings.dead_letters.max_letters)
         self.app = celery_app(self.settings)
         self._sender = Sender(self.app)
         # Once it has answered; what it raises is not kept.
         self._check_server = cache(partial(check_server, self.redis))
+        self._house = House(self.settings, self.redis, self.store, self.ledger, self._sender)
 
     def submit(
         self,
@@ -93,13 +86,19 @@ class Producer:
         job_id: str | None = None,
         lane: Lane | str = Lane.BULK,
         wait_for_room: bool = True,
-    ) -> Job:
+        request_sha256: str | None = None,
+    ) -> SubmittedJob:
         """Enqueues every image, in chunks; returns when all are enqueued.
 
         `images` may be any iterable, of any length: memory stays constant, and submission pauses while the lane's
-        queue is above its high-water mark. Without `wait_for_room` it is refused at once when the queue is, and else
-        goes above the mark rather than wait. Submitting the same `job_id` again continues the job: chunks that are
-        committed are not done again, and after a loss of Redis neither are those that have result objects.
+        queue is above a high-water mark. A list is looked through first: nothing is enqueued when an image in it is
+        none. Without `wait_for_room` it is refused at once when the queue is, and else goes above the mark of messages
+        rather than wait.
+
+        The same `job_id` submitted again is found, and stays as it is: running, paused, cancelled or done. One that was
+        not submitted whole goes on, and so does one that Redis has lost: what is committed, was given up, or has result
+        objects is not sent again. `request_sha256`: of all that the caller's caller asked for, where the job's id says
+        nothing but that it is the same.
 
         Raises InvalidRequest (the call cannot be right), OutputRefused (nothing can be written where it wants results),
         JobConflict (the id or the output belongs to other work), HouseError (Redis or storage is away, at the start, or
@@ -107,36 +106,27 @@ class Producer:
         `wait_for_room`, LaneFull.
         """
         lane = _valid(_LANE, lane, "lane")
-        if not wait_for_room:
-            self.check_room(lane)
         job_id = _valid(_JOB_ID, job_id, "job_id") if job_id else new_job_id()
         terms = JobTerms(
             prompts=_valid(_PROMPTS, prompts, "prompts"),
             output=self._output(output, job_id),
             generation=_valid(_GENERATION, {} if generation is None else generation, "generation"),
             chunk_images=self.settings.producer.chunk_images,
+            request_sha256=request_sha256,
         )
-        chunks = cut(images, terms.prompts, terms.output, terms.generation, job_id, terms.chunk_images)
-        first = next(chunks, None)
-        if first is None:
-            raise InvalidRequest("no images were given")
+
+        def chunks() -> Iterator[Chunk]:
+            return cut(images, terms.prompts, terms.output, terms.generation, job_id, terms.chunk_images)
+
+        at_hand = are_at_hand(images)
+        digest = images_sha256(some(chunks())) if at_hand else None
         self._check_server()
-        manifest = Manifest(self.store, job_id, terms)
-        with self._blames_the_caller(terms.output):
-            stood = manifest.claim_prefix()
-        resumed = self.ledger.open(job_id, terms.text(), terms.output, lane)
-        submission = self._submission(
-            job_id, terms.output, lane, fresh=not (stood or resumed), wait_for_room=wait_for_room
-        )
-        for number, block in enumerate(blocks(chain([first], chunks), self.settings.producer.block_chunks)):
-            with self._blames_the_caller(terms.output):
-                self._until_back(partial(manifest.keep_block, number, block))
-            if not submission.add(block):
-                log.info("job cancelled while it was submitted", job=job_id)
-                return self.job(job_id)
-        submission.seal()
-        self._until_back(lambda: manifest.seal(submission.chunks, submission.images))
-        return self.job(job_id)
+        # What was let in is let in whole, and found when it is asked for again.
+        if not (wait_for_room or self._is_known(job_id)):
+            own_bytes = sum(message_bytes(chunk.to_wire()) for chunk in chunks()) if at_hand else 0
+            check_room(self._house, lane, own_bytes)
+        intake = Intake(self._house, job_id, terms, lane, wait_for_room=wait_for_room)
+        return intake.take(some(chunks()), digest)
 
     def send(
         self,
@@ -174,10 +164,8 @@ class Producer:
         return Sent(self.job(job_id), duplicate=not to_send)
 
     def check_room(self, lane: Lane) -> None:
-        """Raises LaneFull when the lane's queue is at its high-water mark, HouseError."""
-        most = self.settings.producer.high_water_messages
-        if queue_length(self.redis, lane) >= most:
-            raise LaneFull(f"{most:,} messages or more wait in the lane {lane.value}: come again later")
+        """Raises LaneFull when the lane is at a high-water mark, HouseError."""
+        check_room(self._house, lane)
 
     def resume(self, job_id: str, *, output: str | None = None, lane: Lane | str | None = None) -> ResumedJob:
         """Continues a job from its manifest, without its images at hand, whatever Redis has lost of it.
@@ -196,21 +184,28 @@ class Producer:
         lane = _valid(_LANE, lane or known_lane or Lane.BULK, "lane")
         terms = record.terms
         manifest = Manifest(self.store, job_id, terms)
-        self.ledger.open(job_id, terms.text(), terms.output, lane)
-        submission = self._submission(job_id, terms.output, lane, fresh=False)
-        for number in count():
-            block = self._until_back(partial(manifest.block, number))
+        opened = self.ledger.revive(job_id, terms.text(), terms.output, lane)
+        all_chunks = record.chunks
+        if all_chunks is None and opened.sealed:
+            # Storage was away when its record was to say so.
+            all_chunks = self.ledger.status(job_id).chunks
+        submission = Submission(self._house, job_id, terms.output, lane)
+        # Behind the seal lies what others tried to add.
+        for number in takewhile(lambda _: manifest.chunks != all_chunks, count()):
+            block = self._house.until_back(partial(manifest.block, number))
             if block is None:
                 break
             if not submission.add(block):
                 log.info("job cancelled while it was resumed", job=job_id)
                 return ResumedJob(job_id, self.ledger, self.store, submission.done_chunks, submission.sent_chunks)
-        if submission.chunks != record.chunks:
+        if manifest.chunks != all_chunks:
             raise InvalidRequest(
-                f"job {job_id!r} was not submitted whole: its manifest names {submission.images} images, of which "
+                f"job {job_id!r} was not submitted whole: its manifest names {manifest.images} images, of which "
                 "those that are not done were enqueued; submit the same images again, with the same job id"
             )
-        submission.seal()
+        manifest.check_whole(record)
+        submission.seal(manifest.images_sha256)
+        self._house.until_back(partial(manifest.seal, record))
         return ResumedJob(job_id, self.ledger, self.store, submission.done_chunks, submission.sent_chunks)
 
     def job(self, job_id: str) -> Job:
@@ -227,36 +222,13 @@ class Producer:
         arguments = _arguments(letter.raw)
         if arguments is None:
             raise InvalidRequest(f"dead letter {filed.entry_id} cannot be read as a task's arguments; purge it")
-        self._sender.send_raw(letter.lane, letter.task, *arguments)
+        # Under its own id, by which workers know one that names no job.
+        self._sender.send_raw(letter.lane, letter.task, *arguments, letter.message_id)
         return self.dead_letters.remove(filed.entry_id)
 
-    def _submission(
-        self, job_id: str, output: Output, lane: Lane, *, fresh: bool, wait_for_room: bool = True
-    ) -> Submission:
-        """Of a job that is open. `fresh`: it never was before."""
-        settings = self.settings.producer
-        recovery = Recovery(
-            job_id,
-            output,
-            lane,
-            ledger=self.ledger,
-            redis=self.redis,
-            store=self.store,
-            patience_s=settings.patience_s,
-        )
-        return Submission(
-            job_id,
-            lane,
-            settings,
-            ledger=self.ledger,
-            redis=self.redis,
-            sender=self._sender,
-            recovery=None if fresh else recovery,
-            wait_for_room=wait_for_room,
-        )
-
-    def _until_back(self, call: Callable[[], T]) -> T:
-        return until_back(call, self.settings.producer.patience_s)
+    def _is_known(self, job_id: str) -> bool:
+        with redis_away():
+            return bool(self.redis.exists(job_keys(job_id).job))
 
     def _known(self, job_id: str) -> tuple[str | None, str | None]:
         """The job's output prefix and its lane, where the ledger has them."""
@@ -278,18 +250,6 @@ class Producer:
     def _output(self, output: OutputLike | None, job_id: str) -> Output:
         return _valid(_OUTPUT, output or f"{self.settings.output_prefix}{job_id}/", "output")
 
-    @contextmanager
-    def _blames_the_caller(self, output: Output) -> Iterator[None]:
-        """Where storage refuses an output for good that does not lie below the house's own prefix, the call is wrong,
-        and not the house. Raises OutputRefused in place of StorageRefused and of what is said of one object."""
-        try:
-            yield
-        except (StorageRefused, ItemError) as error:
-            houses = output.prefix.startswith(self.settings.output_prefix)
-            if houses or error.retryable or isinstance(error, CredentialsRefused):
-                raise
-            raise OutputRefused(f"results cannot go to {redact(output.prefix)}: {error}") from error
-
 
 def _valid(adapter: TypeAdapter[T], value: Any, name: str) -> T:
     try:
@@ -300,7 +260,7 @@ def _valid(adapter: TypeAdapter[T], value: Any, name: str) -> T:
 
 def new_job_id() -> str:
     """An id that no other job has, and that sorts by time."""
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(8)}"
 
 
 def _arguments(raw: str) -> tuple[list[Any], dict[str, Any]] | None:

@@ -3,14 +3,16 @@
 Redis may forget; the manifest and the result objects together say what is still to be done.
 """
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError
 
-from arno_shared.errors import JobConflict, NotFound
+from arno_shared.errors import ArnoError, HouseError, JobConflict, NotFound
 from arno_shared.messages import (
     SCHEMA_VERSION,
     Chunk,
@@ -34,15 +36,24 @@ class JobTerms(WireModel):
     output: Output
     generation: GenerationOptions = GenerationOptions()
     chunk_images: int
+    request_sha256: str | None = None
+    """Of all that was asked for, where a key stands for it."""
 
     def text(self) -> str:
-        """As the ledger keeps it, and compares it to the byte: what was opened before there were generation options
-        must still be the same."""
-        return self.model_dump_json(exclude={"generation"} if self.generation == GenerationOptions() else None)
+        """As the ledger keeps it, and compares it to the byte: what was opened before there were these options must
+        still be the same."""
+        return self.model_dump_json(exclude=self.unsaid())
+
+    def unsaid(self) -> set[str]:
+        unsaid = {"generation"} if self.generation == GenerationOptions() else set()
+        return unsaid | ({"request_sha256"} if self.request_sha256 is None else set())
 
 
 class JobRecord(WireModel):
     """The object that says which job a prefix belongs to."""
+
+    # Newer versions may say more of a job; what was asked for is told by its terms alone.
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     job_id: str
     terms: JobTerms
@@ -50,7 +61,17 @@ class JobRecord(WireModel):
     chunks: int | None = None
     """How many there are; None until everything is submitted."""
     images: int | None = None
+    images_sha256: str | None = None
+    """Of all lines of the manifest, which name all images; None until they are known."""
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def sealed(self) -> bool:
+        """Everything was submitted."""
+        return self.chunks is not None
+
+    def encoded(self) -> bytes:
+        return self.model_dump_json(exclude={"terms": self.terms.unsaid() - {"generation"}}).encode()
 
 
 class ManifestLine(WireModel):
@@ -58,6 +79,13 @@ class ManifestLine(WireModel):
 
     index: int
     images: tuple[ImageRef, ...]
+
+
+class Claim(NamedTuple):
+    record: JobRecord
+    """As it stands."""
+    stood: bool
+    """Before this claim."""
 
 
 def read_record(store: ObjectStore, prefix: str) -> JobRecord | None:
@@ -68,54 +96,73 @@ def read_record(store: ObjectStore, prefix: str) -> JobRecord | None:
     return None if standing is None else _parse(JobRecord, standing, uri)
 
 
+def images_sha256(chunks: Iterable[Chunk]) -> str:
+    """Of all lines of the manifest that these chunks make."""
+    passed = hashlib.sha256()
+    for chunk in chunks:
+        passed.update(_line(chunk))
+    return passed.hexdigest()
+
+
 class Manifest:
     """A job's record and blocks. Raises as `ObjectStore` does, but for NotFound."""
 
     def __init__(self, store: ObjectStore, job_id: str, terms: JobTerms) -> None:
         self._store, self._job_id, self._terms = store, job_id, terms
         self._prefix = terms.output.prefix
-        self._created_at = datetime.now(UTC)
+        self._passed = hashlib.sha256()
+        self.chunks = self.images = 0
+        """In the blocks that were kept, or read: each once, and in their order."""
 
-    def claim_prefix(self) -> bool:
-        """Whether the prefix was this job's before.
+    @property
+    def images_sha256(self) -> str:
+        """Of the same."""
+        return self._passed.hexdigest()
 
-        Raises JobConflict when another job, or other terms, have it: results would overwrite each other.
+    def claim(self, images_sha256: str | None) -> Claim:
+        """Makes the prefix this job's, or finds that it is; what stands there is left as it is. `images_sha256`: of all
+        its images, where they are known.
+
+        Raises JobConflict when another job has it, or this one with other terms or images: results would overwrite each
+        other.
         """
-        record = read_record(self._store, self._prefix)
-        if record is not None:
-            if record.job_id != self._job_id:
-                raise JobConflict(
-                    f"{self._prefix} holds the results of job {record.job_id!r}; "
-                    f"choose another output for job {self._job_id!r}"
-                )
-            if record.terms != self._terms:
-                raise JobConflict(
-                    f"job {self._job_id!r} was submitted with other terms (see {job_record_uri(self._prefix)}): "
-                    "submit it as it was, or choose another job id and output"
-                )
-            self._created_at = record.created_at
-        self._write_record(None, None)
-        return record is not None
+        mine = JobRecord(
+            job_id=self._job_id, terms=self._terms, created_at=datetime.now(UTC), images_sha256=images_sha256
+        )
+        wrote = self._store.put_new(job_record_uri(self._prefix), mine.encoded(), "application/json")
+        # Read even so: where nothing can be read, results cannot be either.
+        standing = read_record(self._store, self._prefix)
+        if standing is None:
+            raise HouseError(f"{job_record_uri(self._prefix)} was removed while it was read: submit again")
+        if standing.job_id != self._job_id:
+            raise JobConflict(
+                f"{self._prefix} holds the results of job {standing.job_id!r}; "
+                f"choose another output for job {self._job_id!r}"
+            )
+        if standing.terms != self._terms:
+            raise JobConflict(
+                f"job {self._job_id!r} was submitted with other terms (see {job_record_uri(self._prefix)}): "
+                "submit it as it was, or choose another job id and output"
+            )
+        if images_sha256 and standing.images_sha256 not in (None, images_sha256):
+            raise self._of_other_images(job_record_uri(self._prefix))
+        return Claim(standing, stood=not wrote)
+
+    def release(self) -> None:
+        """Takes the claim back: nothing came of it."""
+        with suppress(ArnoError):
+            self._store.delete(job_record_uri(self._prefix))
+
+    def has_blocks(self) -> bool:
+        return self._store.exists(manifest_uri(self._prefix, 0))
 
     def keep_block(self, number: int, chunks: Sequence[Chunk]) -> None:
         """Stores a block, or finds it stored as it is. Raises JobConflict when it stands with other images."""
         uri = manifest_uri(self._prefix, number)
-        lines = "".join(
-            json.dumps(
-                {"index": chunk.index, "images": [image.model_dump(exclude_none=True) for image in chunk.images]},
-                ensure_ascii=False,
-            )
-            + "\n"
-            for chunk in chunks
-        ).encode()
-        standing = _get(self._store, uri)
-        if standing is None:
-            self._store.put(uri, lines, "application/x-ndjson")
-        elif standing != lines:
-            raise JobConflict(
-                f"job {self._job_id!r} was submitted with other images ({uri} differs): "
-                "submit the same images in the same order, or choose another job id and output"
-            )
+        lines = b"".join(map(_line, chunks))
+        if not self._store.put_new(uri, lines, "application/x-ndjson") and _get(self._store, uri) != lines:
+            raise self._of_other_images(uri)
+        self._count(lines, chunks)
 
     def block(self, number: int) -> list[Chunk] | None:
         """The chunks of a block, None when there is no such block. Raises JobConflict when it cannot be read."""
@@ -123,17 +170,39 @@ class Manifest:
         standing = _get(self._store, uri)
         if standing is None:
             return None
-        return [self._chunk(_parse(ManifestLine, line, uri)) for line in standing.splitlines()]
+        chunks = [self._chunk(_parse(ManifestLine, line, uri)) for line in standing.splitlines()]
+        self._count(standing, chunks)
+        return chunks
 
-    def seal(self, chunks: int, images: int) -> None:
-        """Records that everything was submitted."""
-        self._write_record(chunks, images)
+    def seal(self, record: JobRecord) -> None:
+        """Writes into the record that the blocks so far are all of them, where it does not say so."""
+        seal = {"chunks": self.chunks, "images": self.images, "images_sha256": self.images_sha256}
+        sealed = record.model_copy(update=seal)
+        if sealed != record:
+            self._store.put(job_record_uri(self._prefix), sealed.encoded(), "application/json")
 
-    def _write_record(self, chunks: int | None, images: int | None) -> None:
-        record = JobRecord(
-            job_id=self._job_id, terms=self._terms, created_at=self._created_at, chunks=chunks, images=images
+    def check_seal(self, record: JobRecord, more_chunks: int = 0) -> None:
+        """Raises JobConflict when the blocks so far, and so many chunks more, are more than were sealed."""
+        if record.chunks is not None and self.chunks + more_chunks > record.chunks:
+            raise self._of_other_images(job_record_uri(self._prefix))
+
+    def check_whole(self, record: JobRecord) -> None:
+        """Raises JobConflict when the blocks so far are not what was sealed."""
+        if record.sealed and self.chunks != record.chunks:
+            raise self._of_other_images(job_record_uri(self._prefix))
+        if record.images_sha256 not in (None, self.images_sha256):
+            raise self._of_other_images(job_record_uri(self._prefix))
+
+    def _count(self, lines: bytes, chunks: Sequence[Chunk]) -> None:
+        self._passed.update(lines)
+        self.chunks += len(chunks)
+        self.images += sum(len(chunk.images) for chunk in chunks)
+
+    def _of_other_images(self, uri: str) -> JobConflict:
+        return JobConflict(
+            f"job {self._job_id!r} was submitted with other images ({uri} differs): "
+            "submit the same images in the same order, or choose another job id and output"
         )
-        self._store.put(job_record_uri(self._prefix), record.model_dump_json().encode(), "application/json")
 
     def _chunk(self, line: ManifestLine) -> Chunk:
         terms = self._terms
@@ -145,6 +214,11 @@ class Manifest:
             job_id=self._job_id,
             index=line.index,
         )
+
+
+def _line(chunk: Chunk) -> bytes:
+    line = {"index": chunk.index, "images": [image.model_dump(exclude_none=True) for image in chunk.images]}
+    return f"{json.dumps(line, ensure_ascii=False)}\n".encode()
 
 
 def _get(store: ObjectStore, uri: str) -> bytes | None:

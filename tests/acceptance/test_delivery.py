@@ -73,7 +73,7 @@ def test_a_chunk_that_does_not_finish_in_time_goes_back_and_the_worker_exits_0(
     assert producer.redis.hlen("unacked") == 0
 
 
-def test_a_job_submitted_again_does_only_what_is_missing(start_worker, producer, pictures) -> None:
+def test_a_job_resumed_does_only_what_is_missing(start_worker, producer, pictures) -> None:
     uris = pictures(200)
     producer = _with_chunks_of(5, producer)
     producer.submit(uris, "<OD>", job_id="again")
@@ -82,12 +82,15 @@ def test_a_job_submitted_again_does_only_what_is_missing(start_worker, producer,
     job = producer.job("again")
     eventually(lambda: job.status().chunks_committed == 10, "what was left is done")
 
-    assert producer.submit(uris, "<OD>", job_id="again").wait(60).ok == 200
+    # Submitted again it is found, and nothing is sent.
+    assert not producer.submit(uris, "<OD>", job_id="again").created
+    assert producer.redis.llen(Lane.BULK.queue) == 0
+    assert producer.resume("again").wait(60).ok == 200
     assert len(worker.logged("chunk committed")) == 40
     assert not worker.logged("chunk dropped")
 
-    # All of it is done: a third time sends nothing.
-    assert producer.submit(uris, "<OD>", job_id="again").status().state is JobState.DONE
+    # All of it is done: another time sends nothing.
+    assert producer.resume("again").status().state is JobState.DONE
     assert producer.redis.llen(Lane.BULK.queue) == 0
     assert _events(producer) == Counter({f"again/{index}": 1 for index in range(40)})
 
@@ -103,12 +106,12 @@ def test_a_cancelled_job_stops_and_its_messages_are_gone(start_worker, producer,
     assert list(job.results()) == []
 
 
-def test_a_cancelled_job_submitted_again_is_finished(start_worker, producer, pictures) -> None:
+def test_a_cancelled_job_resumed_is_finished(start_worker, producer, pictures) -> None:
     uris = pictures(64)
     producer.submit(uris, "<OD>", job_id="revived").cancel()
     start_worker()
     eventually(lambda: producer.redis.llen(Lane.BULK.queue) == 0, "the queue is empty")
-    assert producer.submit(uris, "<OD>", job_id="revived").wait(60).ok == 64
+    assert producer.resume("revived").wait(60).ok == 64
 
 
 def test_interactive_work_overtakes_bulk(start_worker, producer, pictures) -> None:

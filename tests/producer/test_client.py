@@ -1,9 +1,11 @@
 """The client: from `submit` to what stands in Redis and in storage, and back."""
 
 import json
+import re
 import threading
 import tracemalloc
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 from arno_producer import Producer
+from arno_producer.client import new_job_id
 from arno_shared.dead_letters import DeadLetter, LetterKind
 from arno_shared.errors import InvalidRequest, JobConflict, JobNotFound
 from arno_shared.ledger import JobState, Verdict
@@ -111,6 +114,12 @@ def test_the_manifest_stands_before_its_chunks_are_enqueued(producer: Producer, 
     assert json.loads(last) == {"index": 12, "images": [{"uri": "s3://b/24.jpg"}]}
 
 
+def test_ids_of_jobs_sort_by_time_and_do_not_meet() -> None:
+    first = new_job_id()
+    assert re.fullmatch(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{16}", first)
+    assert f"{datetime.now(UTC) + timedelta(seconds=1):%Y%m%d-%H%M%S}-" > first
+
+
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
@@ -194,32 +203,10 @@ def test_a_job_cancelled_while_it_is_submitted_ends_its_submission(settings: Set
 # --- submitting again -------------------------------------------------------------------------------------------------
 
 
-def test_submitting_again_skips_what_is_committed(producer: Producer, hand: Hand) -> None:
-    producer.submit(images(9), "<OD>", job_id="again")
-    for chunk in hand.take_all():
-        if chunk.index in (0, 3):
-            hand.commit(chunk)
-    job = producer.submit(images(9), "<OD>", job_id="again")
-    again = hand.take_all()
-    assert [chunk.index for chunk in again] == [1, 2, 4]
-    for chunk in again:
-        hand.commit(chunk)
-    status = job.wait(timeout_s=0)
-    assert (status.state, status.ok, status.images) == (JobState.DONE, 9, 9)
-
-
-def test_a_cancelled_job_goes_on_when_it_is_submitted_again(producer: Producer, hand: Hand) -> None:
-    job = producer.submit(images(2), "<OD>", job_id="again")
-    job.cancel()
-    producer.submit(images(2), "<OD>", job_id="again")
-    assert [hand.begin(chunk) for chunk in hand.take_all()] == [Verdict.GO, Verdict.GO]
-    assert job.status().state is JobState.RUNNING
-
-
 def test_a_broken_source_can_be_mended_and_submitted_again(producer: Producer, hand: Hand) -> None:
     broken: list[Any] = [*images(30), 7]
     with pytest.raises(InvalidRequest, match="image 31"):
-        producer.submit(broken, "<OD>", job_id="mend")
+        producer.submit(iter(broken), "<OD>", job_id="mend")
     job = producer.submit(images(31), "<OD>", job_id="mend")
     for chunk in hand.take_all():
         if hand.begin(chunk) is Verdict.GO:
@@ -268,7 +255,7 @@ def test_other_generation_options_are_refused_even_where_the_record_is_lost(prod
     prefix = f"{file_uri(tmp_path)}/out/"
     producer.submit(images(4), "<OD>", output=prefix, job_id="mine", generation={"num_beams": 1})
     for generation in (None, {"num_beams": 2}):
-        (tmp_path / "out/_arno/job.json").unlink()
+        (tmp_path / "out/_arno/job.json").unlink(missing_ok=True)
         with pytest.raises(JobConflict):
             producer.submit(images(4), "<OD>", output=prefix, job_id="mine", generation=generation)
 
@@ -390,6 +377,7 @@ def test_replaying_the_images_of_a_chunk(producer: Producer, hand: Hand) -> None
 def message_letter(raw: str) -> DeadLetter:
     return DeadLetter(
         kind=LetterKind.MESSAGE,
+        message_id="theirs-7",
         code="invalid_message",
         reason="no",
         raw=raw,
@@ -405,7 +393,7 @@ def test_replaying_a_message(producer: Producer, hand: Hand) -> None:
     assert producer.replay(filed)
     message = hand.take_message(Lane.INTERACTIVE)
     assert message is not None
-    assert message["headers"]["task"] == "arno.later"
+    assert (message["headers"]["task"], message["headers"]["id"]) == ("arno.later", "theirs-7")
     assert message["body"][:2] == [[["s3://b/a.jpg"]], {"prompts": "<OD>", "é": [1]}]
     assert list(producer.dead_letters.list()) == []
 

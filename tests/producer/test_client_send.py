@@ -1,5 +1,6 @@
 """A job of one chunk that carries itself: sent once, whoever sends it again, and followed like any other."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from arno_shared.ledger import JobState
 from arno_shared.messages import Output
 from arno_shared.names import Lane
 from arno_shared.settings import ProducerSettings, Settings
+from arno_shared.uris import file_uri
 from tests.producer.conftest import Hand
 
 ONE = ["s3://photos/a.jpg"]
@@ -58,7 +60,7 @@ def test_a_sender_that_died_before_it_sent_sends_again(producer: Producer, hand:
     dying._sender.send_chunk = die  # type: ignore[method-assign]
     with pytest.raises(Killed):
         dying.send(ONE, "<OD>", job_id="event-1")
-    assert 0 < producer.redis.ttl("arno:job:event-1") <= producer.settings.ledger_retention_s
+    assert producer.redis.ttl("arno:job:event-1") == -1
     assert not producer.send(ONE, "<OD>", job_id="event-1").duplicate
     assert hand.take(Lane.INTERACTIVE)
 
@@ -73,6 +75,16 @@ def test_other_work_under_its_id_is_refused(producer: Producer, other: dict[str,
     producer.submit(ONE, "<OD>", job_id="run-7")
     with pytest.raises(JobConflict, match="run-7"):
         producer.send(ONE, "<OD>", job_id="run-7")
+
+
+def test_a_place_that_has_results_is_not_sent_to(producer: Producer, hand: Hand, tmp_path: Path) -> None:
+    places = [f"{file_uri(tmp_path)}/{name}/" for name in ("sent", "submitted")]
+    producer.send(ONE, "<OD>", output=places[0])
+    producer.submit(ONE, "<OD>", output=places[1], lane="interactive")
+    for place in places:
+        with pytest.raises(JobConflict, match="holds another's results"):
+            producer.send(["s3://photos/b.jpg"], "<OD>", output=place)
+    assert [chunk.images[0].uri for chunk in hand.take_all(Lane.INTERACTIVE)] == ONE * 2
 
 
 @pytest.mark.parametrize("images", [[], [""], ["s3://photos/a.jpg"] * 1025])

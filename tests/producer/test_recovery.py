@@ -396,7 +396,7 @@ def test_a_record_that_cannot_be_read(producer: Producer, hand: Hand) -> None:
 
 def test_a_job_that_was_not_submitted_whole_is_not_sealed(producer: Producer, hand: Hand) -> None:
     with pytest.raises(InvalidRequest, match="image 31"):
-        producer.submit([*images(30), 7], OD, job_id="half")  # type: ignore[list-item]
+        producer.submit(iter([*images(30), 7]), OD, job_id="half")  # type: ignore[list-item]
     first = hand.take_all()[0]
     finish(hand, first)
     lose_redis(hand)
@@ -620,7 +620,7 @@ def test_the_command_says_why_not(arno: Arno, producer: Producer, hand: Hand) ->
     assert (ran.code, ran.out) == (1, "")
     assert "give the output prefix" in ran.err
     with pytest.raises(InvalidRequest):
-        producer.submit([*images(30), 7], OD, job_id="half")  # type: ignore[list-item]
+        producer.submit(iter([*images(30), 7]), OD, job_id="half")  # type: ignore[list-item]
     ran = arno("resume", "half")
     assert (ran.code, ran.out) == (2, "")
     assert "submit the same images again, with the same job id" in ran.err
