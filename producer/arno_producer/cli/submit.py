@@ -9,6 +9,7 @@ import typer
 
 from arno_producer.cli.terminal import JsonOption, emit, say
 from arno_shared.errors import HouseError, InvalidRequest, JobConflict, JobNotFound
+from arno_shared.ledger import JobState
 from arno_shared.names import Lane
 from arno_shared.prompts import TASKS
 
@@ -110,6 +111,8 @@ def submit(
         )
     status = job.status()
     say(f"{status.images:,} images in {status.chunks:,} chunks; results go to {status.output_prefix}")
+    if status.state in (JobState.CANCELLED, JobState.PAUSED):
+        say(f"Job {job.id} is {status.state}, and stays so until arno resume {job.id} brings it back.")
     emit(status.model_dump_json() if json_lines else job.id)
     if watch:
         raise typer.Exit(exit_code(follow(job, as_json=json_lines)))

@@ -70,10 +70,11 @@ def jobs(producer: Producer, metrics: DoorMetrics, stopping: Callable[[], bool])
     ) -> JobView:
         """Takes a job in. It is answered once everything is enqueued, and its manifest stored: nothing can be lost.
 
-        With an `Idempotency-Key`, the same request made again finds the job that it made before.
+        With an `Idempotency-Key`, or a `job_id`, the same request made again finds the job that it made before, as it
+        is by then: running, paused, cancelled or done.
         """
+        is_keyed = idempotency_key is not None and wanted.job_id is None
         job_id = wanted.job_id or (_job_id_of(idempotency_key) if idempotency_key else new_job_id())
-        stood = _stands(producer, job_id)
         try:
             job = producer.submit(
                 wanted.images,
@@ -83,23 +84,24 @@ def jobs(producer: Producer, metrics: DoorMetrics, stopping: Callable[[], bool])
                 job_id=job_id,
                 lane=wanted.lane,
                 wait_for_room=False,
+                request_sha256=wanted.sha256() if is_keyed else None,
             )
         except JobConflict as error:
-            if wanted.job_id or not idempotency_key:
+            if not is_keyed:
                 raise
             words = f"this Idempotency-Key was used for another request: {error}"
             raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "idempotency_key_reused", words) from None
         except (OutputRefused, StorageRefused):
-            if not stood:
-                # The bucket was there at first.
+            if not (wanted.job_id or is_keyed):
+                # The bucket was there at first, and nobody knows the job's id to come again.
                 with suppress(ArnoError):
                     producer.job(job_id).cancel()
             raise
         status = job.status()
-        if stood:
-            response.status_code = HTTPStatus.OK
-        else:
+        if job.created:
             metrics.submitted(wanted.lane, status.images)
+        else:
+            response.status_code = HTTPStatus.OK
         response.headers["Location"] = f"/v1/jobs/{job.id}"
         return views.of(status)
 
@@ -204,14 +206,6 @@ def jobs(producer: Producer, metrics: DoorMetrics, stopping: Callable[[], bool])
 
 def _job_id_of(idempotency_key: str) -> str:
     return f"key-{hashlib.sha256(idempotency_key.encode()).hexdigest()[:32]}"
-
-
-def _stands(producer: Producer, job_id: str) -> bool:
-    try:
-        producer.ledger.status(job_id)
-    except JobNotFound:
-        return False
-    return True
 
 
 def _unreadable(error: ItemError, prefix: str, producer: Producer) -> ArnoError | Problem:

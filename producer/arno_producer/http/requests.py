@@ -1,5 +1,6 @@
 """What callers of the HTTP door may say. Shorthands are as in task messages: a string for an image or a prompt."""
 
+import hashlib
 import re
 from typing import Annotated, Any, TypeAlias
 
@@ -7,7 +8,16 @@ from fastapi import Header, Path, Query
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from arno_producer.results_page import CURSOR_PATTERN, check_cursor
-from arno_shared.messages import MAX_PROMPTS, GenerationOptions, ImageRef, JobId, Output, Prompt, no_truth
+from arno_shared.messages import (
+    MAX_PROMPTS,
+    GenerationOptions,
+    ImageRef,
+    JobId,
+    Output,
+    Prompt,
+    no_truth,
+    small_together,
+)
 from arno_shared.names import Lane, check_lane
 
 _KEY_PATTERN = "^[!-~]{1,255}$"
@@ -40,13 +50,18 @@ LastEventId: TypeAlias = Annotated[
 ]
 
 
+SomePrompts: TypeAlias = Annotated[
+    list[Prompt], Field(min_length=1, max_length=MAX_PROMPTS), AfterValidator(small_together)
+]
+
+
 class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
 class JobRequest(_Request):
     images: Annotated[list[ImageRef], Field(min_length=1)]
-    prompts: Annotated[list[Prompt], Field(min_length=1, max_length=MAX_PROMPTS)]
+    prompts: SomePrompts
     output: Output | None = None
     """`s3://bucket/prefix/`; by default a folder of the job's own below the house's prefix."""
     generation: GenerationOptions | None = None
@@ -54,10 +69,14 @@ class JobRequest(_Request):
     job_id: JobId | None = None
     """In place of an `Idempotency-Key`."""
 
+    def sha256(self) -> str:
+        """Of all that is asked for; what is left out is the same as its default."""
+        return hashlib.sha256(self.model_dump_json(exclude_defaults=True).encode()).hexdigest()
+
 
 class AnnotateRequest(_Request):
     image: ImageRef
-    prompts: Annotated[list[Prompt], Field(min_length=1, max_length=MAX_PROMPTS)]
+    prompts: SomePrompts
     generation: GenerationOptions | None = None
     timeout_s: Annotated[Annotated[float, Field(gt=0, le=600)] | None, BeforeValidator(no_truth)] = None
     """At most what the door allows, which is also the default."""

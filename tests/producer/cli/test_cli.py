@@ -256,6 +256,22 @@ def letters(producer: Producer, hand: Hand) -> list[str]:
     return [filed.entry_id for filed in producer.dead_letters.list()]
 
 
+@pytest.mark.parametrize(("move", "state"), [("cancel", "cancelled"), ("pause", "paused")])
+def test_what_stands_still_is_not_woken_by_submitting_it_again(
+    arno: Arno, producer: Producer, hand: Hand, move: str, state: str
+) -> None:
+    call = ("submit", "s3://b/a.jpg", *OD, "--job-id", "mine")
+    assert "stays so" not in arno(*call).err
+    hand.take_all()
+    getattr(producer.job("mine"), move)()
+    ran = arno(*call)
+    assert (ran.code, ran.out) == (0, "mine\n")
+    assert f"Job mine is {state}, and stays so until arno resume mine brings it back." in ran.err
+    assert (producer.job("mine").status().state, hand.take_all()) == (state, [])
+    arno("resume", "mine")
+    assert producer.job("mine").status().state is JobState.RUNNING
+
+
 def test_dead_letters_are_listed_without_secrets(arno: Arno, letters: list[str]) -> None:
     shown = arno("dead", "list").out
     assert all(word in shown for word in (*letters, "worker_lost", "timeout", "no [/b]", "s3://b/?***"))
@@ -283,6 +299,23 @@ def test_dead_letters_are_replayed(arno: Arno, producer: Producer, hand: Hand, l
     assert "1 replayed" in ran.err
     assert [chunk.attempt for chunk in hand.take_all()] == [1]
     assert [filed.entry_id for filed in producer.dead_letters.list()] == letters[2:]
+
+
+def test_letters_of_a_cancelled_job_stay_and_others_are_replayed(arno: Arno, producer: Producer, hand: Hand) -> None:
+    for job_id in ("stopped", "going"):
+        producer.submit(["s3://b/0.jpg"], "<OD>", job_id=job_id)
+        (chunk,) = hand.take_all()
+        hand.commit(chunk, failed={"s3://b/0.jpg": "timeout"}, give_up=True)
+        # Its other attempt goes on, so that it can still be cancelled.
+        producer.submit(["s3://b/1.jpg", "s3://b/2.jpg"], "<OD>", job_id=f"{job_id}-too")
+        hand.commit(hand.take_all()[0], failed={"s3://b/1.jpg": "timeout"}, give_up=True, put_off=("s3://b/2.jpg",))
+    producer.job("stopped-too").cancel()
+    ran = arno("dead", "replay")
+    assert ran.code == 1
+    assert "job 'stopped-too' was cancelled" in ran.err
+    assert "3 replayed" in ran.err
+    assert [filed.letter.job_id for filed in producer.dead_letters.list()] == ["stopped-too"]
+    assert "arno resume stopped-too" in ran.err
 
 
 def test_dead_letters_are_purged_after_a_question(arno: Arno, producer: Producer, letters: list[str]) -> None:

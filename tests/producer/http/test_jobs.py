@@ -1,14 +1,17 @@
 """Jobs over HTTP: taken in once and whole, followed, read page by page, paused, cancelled."""
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from httpx import Response
 
 from arno_producer import Producer
-from arno_shared.names import job_record_uri
+from arno_shared.names import Lane, job_record_uri
 from arno_shared.settings import ProducerSettings, Settings
 from tests.producer.conftest import Hand
 from tests.producer.http.conftest import Open
@@ -65,6 +68,60 @@ def test_the_same_idempotency_key_finds_the_same_job(client: TestClient, hand: H
     assert client.get(first.headers["location"]).json()["ok"] == 5
     other = client.post("/v1/jobs", json={**JOB, "images": ["s3://photos/other.jpg"]}, headers=key)
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
+
+
+def post(client: TestClient, key: dict[str, str], body: dict[str, Any]) -> Response:
+    return client.post("/v1/jobs", json=body, headers=key)
+
+
+def test_a_key_stands_for_the_whole_request(client: TestClient, producer: Producer, hand: Hand) -> None:
+    """Its first 320 images are the same: whole blocks of the manifest."""
+    key = {"Idempotency-Key": "order-66"}
+    uris = [f"s3://photos/{number}.jpg" for number in range(321)]
+    first = client.post("/v1/jobs", json={**JOB, "images": uris[:320]}, headers=key)
+    hand.take_all()
+    elsewhere = f"{producer.settings.output_prefix}elsewhere/"
+    for other in ({"images": uris}, {"lane": "interactive"}, {"images": uris[:20]}, {"output": elsewhere}):
+        answer = client.post("/v1/jobs", json={**JOB, "images": uris[:320], **other}, headers=key)
+        assert (answer.status_code, answer.json()["code"]) == (422, "idempotency_key_reused")
+    again = client.post("/v1/jobs", json={**JOB, "images": uris[:320]}, headers=key)
+    assert (again.status_code, again.json()) == (200, first.json())
+    assert [*hand.take_all(), *hand.take_all(Lane.INTERACTIVE)] == []
+    assert list(producer.store.list(elsewhere)) == []
+    hand.redis.flushall()
+    assert client.post("/v1/jobs", json={**JOB, "images": uris}, headers=key).status_code == 422
+
+
+def test_of_four_requests_with_one_key_at_once_one_is_taken_in(client: TestClient, hand: Hand) -> None:
+    for number in range(10):
+        lists = [[f"s3://{of}/{image}.jpg" for image in range(25)] for of in range(4)]
+        key = {"Idempotency-Key": f"order-{number}"}
+        with ThreadPoolExecutor(4) as callers:
+            bodies = [{**JOB, "images": uris} for uris in lists]
+            answers = list(callers.map(partial(post, client, key), bodies))
+        assert Counter(answer.status_code for answer in answers) == {201: 1, 422: 3}
+        accepted = next(uris for uris, answer in zip(lists, answers, strict=True) if answer.status_code == 201)
+        assert [image.uri for chunk in hand.take_all() for image in chunk.images] == accepted
+
+
+def test_the_same_request_at_once_is_queued_once(client: TestClient, hand: Hand) -> None:
+    key = {"Idempotency-Key": "order-66"}
+    with ThreadPoolExecutor(6) as callers:
+        answers = list(callers.map(lambda _: client.post("/v1/jobs", json=JOB, headers=key), range(6)))
+    assert Counter(answer.status_code for answer in answers) == {201: 1, 200: 5}
+    assert all(answer.json()["sealed"] for answer in answers)
+    assert [image.uri for chunk in hand.take_all() for image in chunk.images] == JOB["images"]
+
+
+@pytest.mark.parametrize(("move", "state"), [("cancel", "cancelled"), ("pause", "paused")])
+def test_a_late_retry_wakes_nothing(client: TestClient, hand: Hand, move: str, state: str) -> None:
+    key = {"Idempotency-Key": "order-66"}
+    place = client.post("/v1/jobs", json=JOB, headers=key).headers["location"]
+    hand.take_all()
+    client.post(f"{place}/{move}")
+    again = client.post("/v1/jobs", json=JOB, headers=key)
+    assert (again.status_code, again.json()["state"]) == (200, state)
+    assert hand.take_all() == []
 
 
 def test_another_job_under_its_id_is_a_conflict(client: TestClient) -> None:

@@ -307,7 +307,7 @@ def test_a_house_without_its_bucket_is_the_houses_trouble(settings: Settings) ->
         assert answer.headers["content-type"] == "application/problem+json"
 
 
-@pytest.mark.parametrize(("status", "code"), [(401, "credentials_refused"), (503, "unavailable")])
+@pytest.mark.parametrize(("status", "code"), [(401, "credentials_refused"), (503, "house_unavailable")])
 def test_storage_that_is_wrong_or_away_is_the_houses_trouble(
     client: TestClient, stub: S3Stub, status: int, code: str
 ) -> None:
@@ -336,13 +336,16 @@ def test_a_job_that_is_refused_halfway_does_not_run_on(
     def vanished(*_: object) -> None:
         raise StorageRefused(f"there is no bucket {bucket!r}")
 
+    mine = {**JOB, "output": f"s3://{bucket}/x/", "job_id": "run-7"}
     with monkeypatch.context() as patched:
         patched.setattr(Manifest, "keep_block", vanished)
-        answer = client.post("/v1/jobs", json={**JOB, "output": f"s3://{bucket}/x/", "job_id": "run-7"})
-        is_one_finding(answer, "/output", f"results cannot go to s3://{bucket}/x/: there is no bucket")
-    assert client.get("/v1/jobs/run-7").json()["state"] == "cancelled"
-    assert client.post("/v1/jobs", json={**JOB, "output": f"s3://{bucket}/x/", "job_id": "run-7"}).status_code == 200
-    assert client.get("/v1/jobs/run-7").json()["state"] == "running"
+        for asked in ({**JOB, "output": f"s3://{bucket}/y/"}, mine):
+            answer = client.post("/v1/jobs", json=asked)
+            is_one_finding(answer, "/output", f"results cannot go to {asked['output']}: there is no bucket")
+    # Whoever knows its id may come again.
+    assert [job["state"] for job in client.get("/v1/jobs").json()["jobs"]] == ["running", "cancelled"]
+    assert client.post("/v1/jobs", json=mine).status_code == 200
+    assert client.get("/v1/jobs/run-7").json()["sealed"]
 
 
 def test_results_whose_bucket_has_vanished_are_gone(client: TestClient, bucket: str, hand: Hand) -> None:
