@@ -391,6 +391,12 @@ class Ledger:
         bits = self.committed_bits(job_id, start, first + count - start)
         return {index for index in indices_of(bits, start) if first <= index < first + count}
 
+    def buried_indices(self, job_id: str) -> set[int]:
+        """Of the chunks whose first attempt was given up whole."""
+        with redis_away():
+            fields = [field.decode() for field in self._redis.hkeys(job_keys(job_id).buried)]
+        return {int(field.removesuffix(".1")) for field in fields if field.endswith(".1")}
+
     def committed_chunks(self, job_id: str) -> int:
         """One more than the highest index of a chunk that may be committed."""
         with redis_away():
