@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from arno_producer import Job, Producer
-from arno_producer.history import History
 from arno_producer.patience import until_back
 from arno_producer.recovery import _Names
 from arno_shared.errors import HouseError, InvalidRequest, JobConflict, JobNotFound, Throttled
@@ -41,6 +40,11 @@ def part_of(chunk: Chunk) -> str:
 def finish(hand: Hand, chunk: Chunk, **became: Any) -> None:
     """Commits a chunk whose rows answer what was asked."""
     hand.commit(chunk, **became)
+    answer_in(hand, chunk)
+
+
+def answer_in(hand: Hand, chunk: Chunk) -> None:
+    """The chunk's rows, which stand, answer what was asked."""
     uri, format = part_of(chunk), chunk.output.format
     rows = [
         row.model_copy(update={"prompts": (ANSWER,)}) if row.status is Status.OK else row
@@ -202,17 +206,6 @@ def test_a_restoration_that_broke_off_is_made_again(producer: Producer, hand: Ha
     assert_whole(job, images(2))
 
 
-def test_the_first_attempt_is_restored_last_so_that_it_says_that_all_are(producer: Producer, hand: Hand) -> None:
-    producer.submit(images(2), OD, job_id="lost")
-    (chunk,) = hand.take_all()
-    finish(hand, chunk, put_off=("s3://b/1.jpg",))
-    finish_all(hand)
-    history = History(chunk)
-    for _ in range(2):
-        assert history.add(decode_part(hand.store.get(part_of(history.next)), "jsonl"))
-    assert [attempt.attempt for attempt, _ in history.found(Lane.BULK)] == [2, 1]
-
-
 # --- what is not believed ---------------------------------------------------------------------------------------------
 
 
@@ -296,6 +289,45 @@ def test_what_somebody_has_in_hand_is_left_to_be_committed_by_them(producer: Pro
     assert set(finish_all(hand)) == {(1, 1)}
     assert_whole(job, images(4))
     assert hand.redis.xlen("arno:topic") == 2
+
+
+@pytest.mark.parametrize("attempt", [1, 2])
+def test_who_wrote_what_was_restored_announces_it_once(producer: Producer, hand: Hand, attempt: int) -> None:
+    """Its object was written when Redis was lost, and the job is resumed before its worker commits."""
+    job = producer.submit(images(4), OD, job_id="lost")
+    chunk, other = hand.take_all()
+    if attempt == 2:
+        finish(hand, chunk, put_off=("s3://b/0.jpg", "s3://b/1.jpg"))
+        hand.release_due()
+        (chunk,) = hand.take_all()
+    outcome = hand.write(chunk, {})
+    answer_in(hand, chunk)
+    lose_redis(hand)
+    assert producer.resume("lost").done_chunks == 1
+    assert hand.redis.xlen("arno:topic") == 0
+    for _ in range(2):
+        assert not hand.ledger.commit(chunk, outcome)
+        (entry,) = hand.redis.xrange("arno:topic")
+        assert f'"attempt":{attempt},'.encode() in entry[1][b"event"]
+    assert set(finish_all(hand)) == {(other.index, 1)}
+    assert hand.redis.xlen("arno:topic") == 2
+    assert_whole(job, images(4))
+
+
+def test_what_is_restored_is_committed_in_the_order_of_its_attempts(producer: Producer, hand: Hand) -> None:
+    producer.submit(images(2), OD, job_id="lost")
+    (chunk,) = hand.take_all()
+    finish(hand, chunk, put_off=("s3://b/1.jpg",))
+    for _ in range(3):
+        hand.release_due()
+        (chunk,) = hand.take_all()
+        finish(hand, chunk, put_off=("s3://b/1.jpg",))
+    lose_redis(hand)
+    producer.resume("lost")
+    assert [(entry.index, entry.attempt) for entry in hand.ledger.commits("lost", 0, 9)] == [(0, 2), (0, 3), (0, 4)]
+    hand.release_due()
+    (chunk,) = hand.take_all()
+    assert (chunk.attempt, chunk.positions) == (5, (1,))
 
 
 def test_a_ledger_that_lost_its_last_moments_is_mended(producer: Producer, hand: Hand) -> None:

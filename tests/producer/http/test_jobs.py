@@ -13,7 +13,7 @@ from httpx import Response
 from arno_producer import Producer
 from arno_shared.names import Lane, job_record_uri
 from arno_shared.settings import ProducerSettings, Settings
-from tests.producer.conftest import Hand
+from tests.producer.conftest import Hand, lose_redis
 from tests.producer.http.conftest import Open
 
 JOB = {"images": [f"s3://photos/{number}.jpg" for number in range(5)], "prompts": ["<OD>"]}
@@ -187,6 +187,23 @@ def test_a_cursor_that_is_none_is_refused(client: TestClient) -> None:
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "cursor")
 
 
+def test_a_cursor_that_a_rebuilt_ledger_does_not_know_is_gone(client: TestClient, hand: Hand) -> None:
+    view = submitted(client)
+    place = f"/v1/jobs/{view['job_id']}/results"
+    first, second, third = hand.take_all()
+    hand.bury(first)
+    hand.commit(second)
+    cursor = client.get(place, params={"limit": 1}).headers["arno-next-cursor"]
+    assert client.get(place, params={"cursor": cursor}).text.count("\n") == 1
+    lose_redis(hand)
+    for chunk in (first, second, third):
+        hand.commit(chunk)
+    answer = client.get(place, params={"cursor": cursor})
+    assert (answer.status_code, answer.json()["code"]) == (410, "cursor_stale")
+    assert "begin again without a cursor" in answer.json()["detail"]
+    assert read_all(client, view["job_id"], 2) == (JOB["images"], None)
+
+
 def test_jobs_pause_go_on_and_are_cancelled(client: TestClient, hand: Hand) -> None:
     place = f"/v1/jobs/{submitted(client)['job_id']}"
     for move, state in (("pause", "paused"), ("pause", "paused"), ("resume", "running"), ("resume", "running")):
@@ -244,3 +261,16 @@ def test_events_tell_of_chunks_and_of_the_end(client: TestClient, hand: Hand) ->
     assert names == ["progress", "chunk", "chunk", "done"]
     assert [event[0].startswith("id: ") for event in events] == [False, True, True, False]
     assert client.get("/v1/jobs/unknown/events").status_code == 404
+
+
+def test_the_events_of_a_job_that_is_given_up_end(client: TestClient, hand: Hand) -> None:
+    view = submitted(client)
+    hand.redis.zadd("arno:live", {view["job_id"]: 0})
+    assert hand.ledger.abandon() == 1
+    stream = client.get(f"/v1/jobs/{view['job_id']}/events")
+    assert [line for line in stream.text.splitlines() if line.startswith("event: ")] == [
+        "event: progress",
+        "event: done",
+    ]
+    assert '"state":"incomplete"' in stream.text
+    assert client.get(f"/v1/jobs/{view['job_id']}/results").links == {}
