@@ -765,3 +765,42 @@ def act_on(ledger: Ledger, chunk: Chunk, chance: random.Random) -> Any:
     if luck < 0.6:
         return ledger.commit(chunk, outcome(chunk, failed=1, gives_up=True))
     return ledger.commit(chunk, outcome(chunk))
+
+
+# The log
+
+
+def test_no_two_entries_of_a_log_are_of_one_time_even_when_the_clock_goes_back(
+    ledger: Ledger, redis: RedisClient
+) -> None:
+    """As on another server after a fail-over."""
+    ahead_us = 2_000_000_000_000_000
+    chunks = open_job(ledger, 1, 1)
+    redis.zadd(job_keys("run-7").commits, {"7.2": ahead_us})
+    for chunk in chunks:
+        ledger.commit(chunk, outcome(chunk, put_off=1))
+    for later in send_due(ledger):
+        ledger.commit(later, outcome(later))
+    assert [entry.at_us - ahead_us for entry in ledger.commits("run-7", 0, 10)] == [0, 1, 2]
+    assert ledger.has_logged("run-7", ahead_us + 2)
+    assert not ledger.has_logged("run-7", ahead_us + 3)
+
+
+def test_first_attempts_are_in_the_log_when_they_may_have_been_passed_over(ledger: Ledger) -> None:
+    chunks = open_job(ledger, *[1] * 20)
+    ledger.commit(chunks[9], outcome(chunks[9]))
+    bury(ledger, chunks[10])
+    bury(ledger, chunks[11])
+    ledger.commit(chunks[10], outcome(chunks[10]))
+    found = ledger.first_attempts("run-7", 9, 4)
+    assert [each.committed for each in found] == [True, True, False, False]
+    assert [each.logged_us is not None for each in found] == [False, True, False, False]
+    assert [each.buried_us is not None for each in found] == [False, True, True, False]
+    assert {each.ended_us for each in found} == {None}
+    ledger.cancel("run-7")
+    ledger.commit(chunks[19], outcome(chunks[19]))
+    (last,) = ledger.first_attempts("run-7", 19, 1)
+    assert last.committed
+    assert last.logged_us
+    assert last.ended_us
+    assert [ledger.next_committed("run-7", index) for index in (0, 8, 16, 24)] == [9, 9, 19, None]
