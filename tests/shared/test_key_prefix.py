@@ -12,9 +12,9 @@ from arno_shared.broker import Sender, celery_app, queue_length
 from arno_shared.dead_letters import DeadLetter, DeadLetters, LetterKind
 from arno_shared.delivery.hands import Hands
 from arno_shared.key_prefix import client_class
-from arno_shared.ledger import Found, JobState, Ledger, Outcome, Verdict
+from arno_shared.ledger import Found, JobState, Ledger, Message, Outcome, Verdict
 from arno_shared.messages import Chunk, ImageRef, Output, Prompt
-from arno_shared.names import Lane
+from arno_shared.names import Lane, task_id
 from arno_shared.presence import WorkerState
 from arno_shared.redis_client import RedisClient, connect
 from arno_shared.settings import Settings
@@ -92,10 +92,13 @@ def all_have_it(plain: redis_py.Redis) -> bool:
 def test_all_that_arno_writes_has_the_prefix(settings: Settings, plain: redis_py.Redis) -> None:
     with connect(settings) as redis:
         ledger, letters = Ledger(redis, settings), DeadLetters(redis, 10)
-        assert ledger.open("run-7", "{}", OUTPUT, Lane.BULK) is False
-        ledger.announce("run-7", 3, 3, sealed=True)
-        assert ledger.begin("run-7", 0, 1, "m", OUTPUT, "token").verdict is Verdict.GO
-        assert ledger.begin("run-7", None, 1, "m", OUTPUT, "token").index == 0
+        assert ledger.open("run-7", "{}", OUTPUT, Lane.BULK).created
+        ledger.announce("run-7", 3, 3)
+        ledger.seal("run-7", 3, 3, "digest")
+        own = Message(task_id("run-7", 0, 1), CHUNK.digest, "tag")
+        assert ledger.begin("run-7", 0, 1, own, OUTPUT).verdict is Verdict.GO
+        others = Output(prefix="s3://results/others/")
+        assert ledger.begin("others", None, 1, Message("m", CHUNK.digest, "tag"), others).index == 0
         assert ledger.suspect(CHUNK, 0, "token") == 1
         ledger.acquit(CHUNK, 0)
         ledger.hand_back(CHUNK, "t")
@@ -104,10 +107,16 @@ def test_all_that_arno_writes_has_the_prefix(settings: Settings, plain: redis_py
         assert ledger.bury(with_index(1), letter_of(with_index(1)))
         assert ledger.restore(with_index(2), Found(ok=1))
         (due,) = ledger.due()
-        assert due.member == "run-7/0.2"
+        assert (due.job_id, due.attempt) == ("run-7", "0.2")
         ledger.sent(due)
         assert ledger.committed_indices("run-7", 0, 8) == {0, 2}
-        assert ledger.committed_retries("run-7") == set()
+        assert ledger.commits("run-7", 0, 10)[0].at_us > 0
+        assert ledger.later_attempts("run-7", [(0, 1)]) == {(0, 1): []}
+        assert ledger.first_attempts("run-7", 0, 1)[0].committed
+        assert ledger.next_committed("run-7", 0) == 0
+        assert ledger.committed_chunks("run-7") == 8
+        assert ledger.buried_indices("run-7") == {1}
+        assert ledger.abandon() == 0
         assert ledger.jobs(10) == ["run-7"]
 
         (filed,) = letters.list(job_id="run-7")
@@ -158,7 +167,7 @@ def test_two_prefixes_in_one_database_do_not_meet(settings: Settings, plain: red
         assert TopicReader(theirs, "group", "one").read(block_s=0.01) == []
         assert presence.workers(theirs) == []
         assert queue_length(theirs, Lane.BULK) == 0
-        assert Ledger(theirs, others).open("run-7", '{"other": 1}', OUTPUT, Lane.BULK) is False
+        assert Ledger(theirs, others).open("run-7", '{"other": 1}', OUTPUT, Lane.BULK).created
         assert set(theirs.scan_iter()) == set(theirs.keys()) == {b"arno:jobs", b"arno:job:run-7", b"arno:topic"}
         assert list(theirs.scan_iter("arno:jo*s")) == [b"arno:jobs"]
 

@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from threading import Thread
 
@@ -13,9 +14,9 @@ from redis.retry import Retry
 
 from arno_shared.dead_letters import DeadLetter, DeadLetters, LetterKind
 from arno_shared.errors import HouseError, InternalError
-from arno_shared.ledger import Ledger, Outcome, Verdict
+from arno_shared.ledger import Ledger, Message, Outcome, Verdict
 from arno_shared.messages import Chunk, ImageRef, Output, Prompt
-from arno_shared.names import DELAYED, TOPIC, Lane
+from arno_shared.names import DELAYED, TOPIC, Lane, task_id
 from arno_shared.redis_client import RedisClient, connect, redis_away
 from arno_shared.settings import Settings
 from arno_shared.topic import ChunkCompleted, ChunkEvent, Counts, TopicReader
@@ -40,9 +41,11 @@ EVENT = ChunkEvent(
 OUTCOME = Outcome(EVENT, put_off=CHUNK.retry_of(CHUNK.images), put_off_delay_s=60)
 LETTER = DeadLetter.of_chunk(LetterKind.CHUNK, CHUNK, code="x", reason="y", worker="gpu0")
 
+OWN = Message(task_id("run-7", 0, 1), CHUNK.digest, "tag")
+
 WRITES: dict[str, Callable[[RedisClient], object]] = {
     "opening a job": lambda redis: Ledger(redis, Settings()).open("run-7", "{}", OUTPUT, Lane.BULK),
-    "beginning a chunk": lambda redis: Ledger(redis, Settings()).begin("run-7", 0, 1, "m", OUTPUT, "token"),
+    "beginning a chunk": lambda redis: Ledger(redis, Settings()).begin("run-7", 0, 1, OWN, OUTPUT),
     "burying a chunk": lambda redis: Ledger(redis, Settings()).bury(CHUNK, LETTER),
     "filing a letter": lambda redis: DeadLetters(redis, 10).add(LETTER),
     "reading the topic": lambda redis: TopicReader(redis, "g", "c").read(block_s=0.001),
@@ -159,17 +162,17 @@ def test_a_full_server_is_an_error_of_the_house(call: Callable[[RedisClient], ob
 def test_on_a_full_server_workers_finish_what_producers_can_add_nothing_to(valkey: RedisClient) -> None:
     ledger = Ledger(valkey, Settings())
     ledger.open("run-7", "{}", OUTPUT, Lane.BULK)
-    ledger.announce("run-7", 2, 2, sealed=False)
+    ledger.announce("run-7", 2, 2)
     with full(valkey):
         with pytest.raises(HouseError, match="maxmemory"):
-            ledger.open("run-8", "{}", OUTPUT, Lane.BULK)
+            ledger.open("run-8", "{}", Output(prefix="s3://results/run-8/"), Lane.BULK)
         with pytest.raises(HouseError, match="maxmemory"):
-            ledger.announce("run-7", 3, 3, sealed=True)
-        assert ledger.begin("run-7", 0, 1, "m", OUTPUT, "token").times == 1
-        assert ledger.begin("run-7", 0, 1, "m", OUTPUT, "another").times == 2
+            ledger.seal("run-7", 3, 3, "digest")
+        assert ledger.begin("run-7", 0, 1, OWN, OUTPUT).times == 1
+        assert ledger.begin("run-7", 0, 1, replace(OWN, tag="another"), OUTPUT).times == 2
         assert ledger.suspect(CHUNK, 0, "token") == 1
         assert ledger.commit(CHUNK, OUTCOME)
-        assert ledger.begin("run-7", 0, 1, "m", OUTPUT, "token").verdict is Verdict.COMMITTED
+        assert ledger.begin("run-7", 0, 1, OWN, OUTPUT).verdict is Verdict.COMMITTED
         assert ledger.bury(LATER, LETTER)
         status = ledger.status("run-7")
         assert (status.ok, status.put_off, status.dead, status.chunks_committed) == (0, 1, 1, 1)
@@ -180,8 +183,8 @@ def test_on_a_full_server_workers_finish_what_producers_can_add_nothing_to(valke
 @pytest.mark.parametrize(
     "end",
     [
-        lambda ledger: ledger.begin("run-7", 0, 1, "m", OUTPUT, "token").verdict is Verdict.GO,
-        lambda ledger: ledger.begin("run-7", None, 1, "m", OUTPUT, "token").verdict is Verdict.GO,
+        lambda ledger: ledger.begin("run-7", 0, 1, OWN, OUTPUT).verdict is Verdict.GO,
+        lambda ledger: ledger.begin("run-7", None, 1, Message("m", CHUNK.digest, "tag"), OUTPUT).verdict is Verdict.GO,
         lambda ledger: ledger.suspect(CHUNK, "whole", "token") == 1,
         lambda ledger: ledger.commit(CHUNK, OUTCOME),
         lambda ledger: ledger.bury(CHUNK, LETTER),
