@@ -14,7 +14,7 @@ from arno_shared.delivery.hands import Hands
 from arno_shared.key_prefix import client_class
 from arno_shared.ledger import Found, JobState, Ledger, Message, Outcome, Verdict
 from arno_shared.messages import Chunk, ImageRef, Output, Prompt
-from arno_shared.names import Lane, task_id
+from arno_shared.names import LIVE, Lane, place_key, task_id
 from arno_shared.presence import WorkerState
 from arno_shared.redis_client import RedisClient, connect
 from arno_shared.settings import Settings
@@ -168,7 +168,8 @@ def test_two_prefixes_in_one_database_do_not_meet(settings: Settings, plain: red
         assert presence.workers(theirs) == []
         assert queue_length(theirs, Lane.BULK) == 0
         assert Ledger(theirs, others).open("run-7", '{"other": 1}', OUTPUT, Lane.BULK).created
-        assert set(theirs.scan_iter()) == set(theirs.keys()) == {b"arno:jobs", b"arno:job:run-7", b"arno:topic"}
+        names = {"arno:jobs", "arno:job:run-7", "arno:topic", LIVE, place_key(OUTPUT.prefix)}
+        assert set(theirs.scan_iter()) == set(theirs.keys()) == {name.encode() for name in names}
         assert list(theirs.scan_iter("arno:jo*s")) == [b"arno:jobs"]
 
 
