@@ -257,7 +257,7 @@ def test_a_list_that_is_known_is_compared_before_anything_else(ledger: Ledger) -
 
 def test_what_its_sender_did_not_come_to_send_is_sent_by_a_worker(ledger: Ledger, redis: RedisClient) -> None:
     chunk = chunk_of(2)
-    assert ledger.expect(chunk, Lane.INTERACTIVE) is True
+    assert [ledger.expect(chunk, Lane.INTERACTIVE) for _ in range(2)] == [True, True]
     assert ledger.due() == []
     let_pass(redis, 31)
     (due,) = ledger.due()

@@ -238,7 +238,9 @@ def test_an_incomplete_job_goes_on_when_it_is_submitted_again(ledger: Ledger, re
     open_job(ledger, 2, 2, sealed=False)
     let_pass(redis, ABANDON_S + 60)
     ledger.abandon()
-    open_job(ledger, 2, 2)
+    assert redis.zcard(LIVE) == 0
+    ledger.open("run-7", TERMS, OUTPUT, Lane.BULK)
+    assert redis.zcard(LIVE) == 1
     assert state(ledger) is JobState.RUNNING
     assert not ages(redis)
 
