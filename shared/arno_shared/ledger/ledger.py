@@ -278,6 +278,7 @@ class Ledger:
                 outcome.letter.model_dump_json() if outcome.letter else "",
                 self._max_letters,
                 *_pairs(outcome.failed_by_code),
+                place=chunk.output.prefix,
             )
         )
 
@@ -303,6 +304,7 @@ class Ledger:
                 chunk.digest if chunk.prompts else "",
                 letter.model_dump_json(),
                 self._max_letters,
+                place=chunk.output.prefix,
             )
         )
 
@@ -333,6 +335,7 @@ class Ledger:
             chunk.output.prefix,
             chunk.output.format,
             *_pairs(letter.failed_by_code),
+            place=chunk.output.prefix,
         )
         if answer == b"cancelled":
             raise JobConflict(
@@ -476,7 +479,7 @@ class Ledger:
         return JobState(state.decode())
 
     def _run(self, script: str, job_id: str, *args: Any, place: str = "", more_keys: list[str] | None = None) -> Any:
-        """`place`: the output prefix, in scripts that look whose it is."""
+        """`place`: the output prefix, in scripts that may open a job there."""
         if script not in self._scripts:
             self._scripts[script] = self._redis.register_script(_script("machine") + _script(script))
         keys = [*job_keys(job_id), *_SHARED_KEYS, *([place_key(place)] if place else ()), *(more_keys or ())]

@@ -57,6 +57,19 @@ def test_a_prefix_is_of_the_job_that_came_first(first, ledger: Ledger, redis: Re
     first(ledger)
 
 
+@pytest.mark.parametrize("end", ["commit", "bury"])
+def test_what_opens_a_job_again_after_a_loss_takes_its_prefix(
+    end: str, ledger: Ledger, letters: DeadLetters, redis: RedisClient
+) -> None:
+    chunk = chunk_of(2)
+    if end == "commit":
+        ledger.commit(chunk, outcome(chunk))
+    else:
+        bury(ledger, chunk)
+    with pytest.raises(JobConflict, match="holds the results of job 'run-7'"):
+        ledger.open("second", TERMS, OUTPUT, Lane.BULK)
+
+
 def test_what_was_refused_leaves_no_job(ledger: Ledger, redis: RedisClient) -> None:
     open_it(ledger)
     before = sorted(redis.keys("*"))

@@ -1,6 +1,6 @@
 -- The two state machines, of a job and of a chunk, which docs/delivery.md draws. Read before every script.
 -- KEYS: a job's keys in the order of names.JobKeys; the live jobs, the delayed, the dead letters, the topic and the
--- messages in hand; where a message or a producer names an output, the key that says whose its prefix is.
+-- messages in hand; in scripts that may open a job, the key that says whose its output prefix is.
 -- ARGV: the job's id; how long (s) the keys of a job stay that has ended, its tombstone after that, and a live job of
 -- which nothing is heard; then each script's own, which are A.
 
@@ -120,6 +120,7 @@ local function open_for_message(prefix, format)
   if redis.call('EXISTS', JOB) == 1 then return end
   redis.call('HSET', JOB, 'state', 'running', 'origin', 'message', 'sealed', '1', 'created_at', now(),
              'prefix', prefix, 'format', format, 'top', redis.call('HGET', TOMBSTONE, 'top') or -1)
+  redis.call('SET', PLACE, JOB_ID, 'NX', 'EX', ABANDON_S + TOMBSTONE_S)
   persist()
   live()
 end
