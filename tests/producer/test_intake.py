@@ -275,6 +275,7 @@ def test_where_the_manifest_cannot_be_written_nothing_is_queued(producer: Produc
 
 @pytest.mark.parametrize("again", ["submit", "resume"])
 def test_a_job_whose_seal_was_not_written_gets_it_when_it_is_found(producer: Producer, hand: Hand, again: str) -> None:
+    """Its list ends with a block of the manifest: what is more differs from no block that stands."""
     put = producer.store.put
 
     def full(*_: Any) -> None:
@@ -282,19 +283,22 @@ def test_a_job_whose_seal_was_not_written_gets_it_when_it_is_found(producer: Pro
 
     producer.store.put = full  # type: ignore[method-assign]
     with pytest.raises(StorageRefused):
-        producer.submit(iter(images(25)), OD, job_id="mine")
+        producer.submit(iter(images(20)), OD, job_id="mine")
     producer.store.put = put  # type: ignore[method-assign]
     hand.take_all()
-    for uris in (images(20), images(30), images(25, "other")):
+    read = count()
+    long = (f"s3://b/{next(read)}.jpg" for _ in range(5000))
+    for uris in (long, images(18), images(30), images(20, "other")):
         with pytest.raises(JobConflict):
             producer.submit(iter(uris), OD, job_id="mine")
+    assert next(read) < 300
     if again == "submit":
-        producer.submit(iter(images(25)), OD, job_id="mine")
+        producer.submit(iter(images(20)), OD, job_id="mine")
         assert hand.take_all() == []
     else:
-        assert producer.resume("mine").sent_chunks == 13
+        assert producer.resume("mine").sent_chunks == 10
     record = record_at(producer, producer.job("mine").status().output_prefix)
-    assert (record["chunks"], record["images"], len(record["images_sha256"])) == (13, 25, 64)
+    assert (record["chunks"], record["images"], len(record["images_sha256"])) == (10, 20, 64)
 
 
 # --- submitted again --------------------------------------------------------------------------------------------------
@@ -360,8 +364,7 @@ def test_a_sealed_job_whose_ledger_is_lost_is_not_lengthened(producer: Producer,
     producer.submit(images(20), OD, job_id="sealed")
     hand.take_all()
     hand.redis.flushall()
-    read = count()
-    endless = (f"s3://b/{next(read)}.jpg" for _ in iter(int, 1))
+    endless = (f"s3://b/{number}.jpg" for number in count())
     with pytest.raises(JobConflict):
         producer.submit(endless, OD, job_id="sealed")
     assert set(asked(hand.take_all())) <= set(images(20))
@@ -433,6 +436,19 @@ def test_who_comes_second_waits_until_it_is_sealed(producer: Producer, hand: Han
     first.join()
     second.join()
     assert asked(hand.take_all()) == images(25)
+
+
+def test_who_waits_for_room_keeps_its_turn(settings: Settings, hand: Hand) -> None:
+    marks = ProducerSettings(chunk_images=2, high_water_messages=2)
+    producer = Producer(settings.model_copy(update={"producer": marks}))
+    submission = threading.Thread(target=producer.submit, args=(images(6), OD), kwargs={"job_id": "mine"})
+    submission.start()
+    eventually(lambda: hand.redis.llen(Lane.BULK.queue) == 2, "the lane is full")
+    left_ms = hand.redis.pttl(turn_key("mine"))
+    eventually(lambda: hand.redis.pttl(turn_key("mine")) > left_ms, "its turn is longer")
+    assert len(hand.take_all()) == 2
+    submission.join()
+    assert len(hand.take_all()) == 1
 
 
 def test_who_dies_in_its_turn_is_not_waited_for_long(
