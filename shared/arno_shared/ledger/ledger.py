@@ -2,29 +2,29 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any
 
 from arno_shared import tracing
 from arno_shared.dead_letters import DeadLetter, FiledLetter, LetterKind
 from arno_shared.errors import InvalidRequest, JobConflict, JobNotFound
+from arno_shared.ledger.log import JobLog
+from arno_shared.ledger.outcome import Found, Outcome, Suspect
 from arno_shared.ledger.status import JobState, JobStatus
+from arno_shared.ledger.verdict import Begun, Message, Opened, Verdict
 from arno_shared.messages import MAX_ATTEMPTS, MAX_CHUNKS, Chunk, Output
 from arno_shared.names import (
     DEAD_LETTERS,
     DELAYED,
-    ENDED,
     JOBS,
     LIVE,
     TOPIC,
     UNACKED,
     Lane,
     attempt_field,
-    buried_field,
     job_keys,
     place_key,
     split_delayed_member,
@@ -33,7 +33,7 @@ from arno_shared.names import (
 )
 from arno_shared.redis_client import RedisClient, redis_away
 from arno_shared.settings import Settings
-from arno_shared.topic import EVENT_TYPE, ChunkEvent
+from arno_shared.topic import EVENT_TYPE
 
 _SEND_WITHIN_S = 30
 _TOMBSTONE_RETENTIONS = 10
@@ -41,87 +41,10 @@ _TOMBSTONE_RETENTIONS = 10
 _SHARED_KEYS = (LIVE, DELAYED, DEAD_LETTERS, TOPIC, UNACKED)
 """What every script is given after a job's own keys."""
 
-Suspect: TypeAlias = int | Literal["whole"]
-"""What runs alone in a worker: an image, by its position in the chunk, or what a chunk is without any."""
 
-
-class Verdict(StrEnum):
-    GO = "go"
-    COMMITTED = "committed"
-    UNSURE = "unsure"
-    """Its index is committed: only the result object can tell whether by this chunk."""
-    CANCELLED = "cancelled"
-    PAUSED = "paused"
-    CONFLICT = "conflict"
-    """Its job, its index or its output belongs to somebody else's work."""
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """Who asks for a chunk, and for what: two messages that ask for different things are different work, whatever they
-    call themselves."""
-
-    id: str
-    digest: str
-    """Of what is asked."""
-    tag: str
-    """Under which it is in hand: a beginning is its holder's until that is gone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    verdict: Verdict
-    index: int
-    times: int
-    """How often the chunk was begun without an end by holders that are gone, and this time: the others cost a worker
-    each."""
-    positions: tuple[int, ...] = ()
-    """Of a later attempt: its images' places in the chunk as it was first sent, where they are known."""
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    created: bool
-    state: JobState
-    """That it was in: one that had ended incomplete runs again."""
-    sealed: bool
-    """All of it was submitted before."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of a chunk's images, to be committed."""
-
-    event: ChunkEvent
-    failed_by_code: Mapping[str, int] = field(default_factory=dict)
-    put_off: Chunk | None = None
-    """The next attempt, of the images that failed transiently."""
-    put_off_delay_s: float = 0
-    lane: Lane = Lane.BULK
-    letter: DeadLetter | None = None
-    """The images that failed transiently for the last time."""
-
-    @property
-    def ok(self) -> int:
-        return self.event.data.counts.ok
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What a result object says became of its chunk's images."""
-
-    ok: int
-    failed_by_code: Mapping[str, int] = field(default_factory=dict)
-    put_off: Chunk | None = None
-    """The images that have no rows: the next attempt of the chunk."""
-    lane: Lane = Lane.BULK
-    put_off_delay_s: float = 0
-    letter: None = None
-
-
-class Ledger:
+class Ledger(JobLog):
     def __init__(self, redis: RedisClient, settings: Settings) -> None:
-        self._redis = redis
+        super().__init__(redis)
         self._scripts: dict[str, Any] = {}
         retention_s = settings.ledger_retention_s
         self._lives_s = (retention_s, _TOMBSTONE_RETENTIONS * retention_s, settings.ledger_abandon_s)
@@ -381,77 +304,6 @@ class Ledger:
         with redis_away():
             return [job_id.decode() for job_id in self._redis.zrevrange(JOBS, 0, limit - 1)]
 
-    def committed_bits(self, job_id: str, first: int, count: int) -> bytes:
-        """Bitmap of the chunks `first … first + count - 1` whose first attempt is committed; `first` is a multiple
-        of 8, the highest bit of a byte is its first chunk, and zero bytes at the end are missing."""
-        with redis_away():
-            bits: bytes = self._redis.getrange(job_keys(job_id).committed, first // 8, (first + count - 1) // 8)
-        return bits
-
-    def committed_indices(self, job_id: str, first: int, count: int) -> set[int]:
-        """Which of the chunks `first … first + count - 1` have their first attempt committed."""
-        start = first - first % 8
-        bits = self.committed_bits(job_id, start, first + count - start)
-        return {index for index in indices_of(bits, start) if first <= index < first + count}
-
-    def buried_indices(self, job_id: str) -> set[int]:
-        """Of the chunks whose first attempt was given up whole."""
-        with redis_away():
-            fields = [field.decode() for field in self._redis.hkeys(job_keys(job_id).buried)]
-        return {int(field.removesuffix(".1")) for field in fields if field.endswith(".1")}
-
-    def committed_chunks(self, job_id: str) -> int:
-        """One more than the highest index of a chunk that may be committed."""
-        with redis_away():
-            return 8 * int(self._redis.strlen(job_keys(job_id).committed))
-
-    def first_attempts(self, job_id: str, first: int, count: int) -> list["FirstAttempt"]:
-        """Of the chunks `first … first + count - 1`, as they stand at one moment."""
-        keys, indices = job_keys(job_id), range(first, first + count)
-        names = [name for index in indices for name in (attempt_field(index, 1), buried_field(index))]
-        with redis_away(), self._redis.pipeline() as step:
-            step.getrange(keys.committed, first // 8, (first + count - 1) // 8)
-            step.zmscore(keys.commits, [ENDED, *names])
-            bits, (ended, *noted) = step.execute()
-        committed = set(indices_of(bits, first - first % 8))
-        return [
-            FirstAttempt(index in committed, _us(logged), _us(buried), _us(ended))
-            for index, logged, buried in zip(indices, noted[::2], noted[1::2], strict=True)
-        ]
-
-    def next_committed(self, job_id: str, index: int) -> int | None:
-        """The first chunk from `index` on, which is a multiple of 8, whose first attempt is committed."""
-        with redis_away():
-            found = int(self._redis.bitpos(job_keys(job_id).committed, 1, index // 8))
-        return None if found < 0 else found
-
-    def commits(self, job_id: str, after_us: int, count: int) -> list["Commit"]:
-        """The next `count` entries of the job's log, after that of this time: see `JobKeys.commits`. New ones come at
-        the end, for as long as Redis keeps its data."""
-        with redis_away():
-            log = job_keys(job_id).commits
-            entries = self._redis.zrangebyscore(log, f"({after_us}", "+inf", 0, count, withscores=True)
-        return [_commit(name.decode(), int(at)) for name, at in entries]
-
-    def has_logged(self, job_id: str, at_us: int) -> bool:
-        """Whether the job's log still has the entry of this time; so it has all that were before it."""
-        with redis_away():
-            return bool(self._redis.zcount(job_keys(job_id).commits, at_us, at_us))
-
-    def later_attempts(self, job_id: str, attempts: Iterable[tuple[int, int]]) -> dict[tuple[int, int], list["Commit"]]:
-        """Of each `(index, attempt)`, the later attempts at its chunk that are committed, in their order."""
-        later: dict[tuple[int, int], list[Commit]] = {each: [] for each in attempts}
-        asked = list(later)
-        while asked:
-            nexts = [(index, attempt + len(later[index, attempt]) + 1) for index, attempt in asked]
-            with redis_away():
-                times = self._redis.zmscore(job_keys(job_id).commits, [attempt_field(*each) for each in nexts])
-            for each, commit, at in zip(asked, nexts, times, strict=True):
-                if at is not None:
-                    later[each].append(Commit(int(at), *commit))
-            asked = [each for each, at in zip(asked, times, strict=True) if at is not None]
-        return later
-
     def due(self, limit: int = 100) -> list["DueMessage"]:
         """Attempts whose time has come, for this caller to send. They come up again unless `sent` is called soon:
         sent twice is harmless, lost is not."""
@@ -488,29 +340,6 @@ class Ledger:
 
 
 @dataclass(frozen=True, slots=True)
-class Commit:
-    """An entry of a job's log."""
-
-    at_us: int
-    """When it was made, and its name: no other entry has the same."""
-    index: int = 0
-    attempt: int = 0
-    """0 where it is not of a commit, and has no rows."""
-
-
-class FirstAttempt(NamedTuple):
-    """How a chunk's first attempt stands; times (µs) are of entries of the job's log."""
-
-    committed: bool
-    logged_us: int | None
-    """It was committed out of order: its rows come by the log."""
-    buried_us: int | None
-    """The chunk was given up whole. Should it be committed after all, its rows come by the log."""
-    ended_us: int | None
-    """Its job ended without being done. What was not committed by then comes by the log, if at all."""
-
-
-@dataclass(frozen=True, slots=True)
 class DueMessage:
     job_id: str
     attempt: str
@@ -524,22 +353,6 @@ class DueMessage:
     @property
     def task_id(self) -> str:
         return f"{self.job_id}.{self.attempt}"
-
-
-def indices_of(bits: bytes, first: int) -> Iterator[int]:
-    """The chunks whose bits are set; see `Ledger.committed_bits`."""
-    for offset, byte in enumerate(bits):
-        if byte:
-            yield from (first + offset * 8 + bit for bit in range(8) if byte & (0x80 >> bit))
-
-
-def _us(score: float | None) -> int | None:
-    return None if score is None else int(score)
-
-
-def _commit(name: str, at_us: int) -> Commit:
-    index, _, attempt = name.partition(".")
-    return Commit(at_us, int(index), int(attempt)) if attempt.isdigit() else Commit(at_us)
 
 
 @cache
