@@ -24,7 +24,11 @@ _WINDOW_PARTS = 256
 class Job:
     def __init__(self, job_id: str, ledger: Ledger, store: ObjectStore) -> None:
         self.id = job_id
-        self.ledger, self._store = ledger, store
+        self._ledger, self._store = ledger, store
+
+    @property
+    def ledger(self) -> Ledger:
+        return self._ledger
 
     def __repr__(self) -> str:
         return f"Job({self.id!r})"

@@ -38,14 +38,14 @@ class DeadLetter(StoredModel):
     raw: AnyText
     """The message in full: JSON of `args` and `kwargs`, or the body as it came when that cannot be read."""
     task: str = TASK_NAME
-    message_id: str | None = None
+    message_id: str | None = Field(default=None, exclude_if=lambda message_id: message_id is None)
     """Under which a `message` came: replayed, it is the same."""
     lane: Lane = Lane.BULK
     images: int = 0
     job_id: str | None = None
     index: int | None = None
     attempt: int | None = None
-    positions: tuple[int, ...] = ()
+    positions: tuple[int, ...] = Field(default=(), exclude_if=lambda positions: not positions)
     """For `images`: their places in the chunk as it was first sent, where they are known."""
     failed_by_code: dict[str, int] = Field(default_factory=dict)
     """For `images`: how they are counted in the ledger."""

@@ -106,7 +106,7 @@ class ResultRow(StoredModel):
     job_id: str
     index: int
     """The chunk that the image came in."""
-    position: int | None = None
+    position: int | None = Field(default=None, exclude_if=lambda position: position is None)
     """The image's place in that chunk, from 0, in every attempt the same. None in rows of versions that did not say it,
     and after the loss of what was noted when it was put off."""
     attempts: int

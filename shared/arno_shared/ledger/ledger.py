@@ -140,6 +140,10 @@ class Ledger(JobLog):
         """The message of a job of one chunk is in its queue."""
         self._run("sent", job_id, attempt_field(0, 1))
 
+    def resend(self, job_id: str) -> bool:
+        """A job of one chunk goes on, whatever became of it. False when its message is not kept here (any more)."""
+        return self._run("resend", job_id) is not None
+
     def begin(self, job_id: str, index: int | None, attempt: int, message: Message, output: Output) -> Begun:
         """Whether a chunk is to be done, and its index when the message did not say. The same call made twice counts
         once."""
@@ -312,7 +316,10 @@ class Ledger(JobLog):
         with redis_away():
             for member in map(bytes.decode, claim(keys=[DELAYED], args=[limit, _SEND_WITHIN_S])):
                 job_id, attempt = split_delayed_member(member)
-                message = self._redis.hget(job_keys(job_id).put_off, attempt)
+                keys = job_keys(job_id)
+                message = self._redis.hget(keys.put_off, attempt)
+                if message is None and attempt == attempt_field(0, 1):
+                    message = self._redis.hget(keys.job, "message")
                 if message is None:  # done or aged meanwhile
                     self._redis.zrem(DELAYED, member)
                 else:

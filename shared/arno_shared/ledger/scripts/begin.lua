@@ -44,6 +44,10 @@ open_for_message(A[6], A[7])
 if get('prefix') ~= A[6] or get('format') ~= A[7] then return verdict('conflict') end
 local origin = get('origin')
 if house then
+  -- It calls itself so, and is not what was submitted.
+  if origin ~= 'message' and attempt == 1 and get('sealed') == '1' and tonumber(index) >= number('chunks') then
+    return verdict('conflict')
+  end
   local known = origin == 'message' and redis.call('HGET', LOOSE, '#' .. index)
   if known and attempt == 1 and known ~= digest then return verdict('conflict') end
 elseif origin ~= 'message' then

@@ -29,7 +29,10 @@ end
 open_for_message(A[4], A[5])
 if not is_of_job(attempt, A[4], A[5], A[6]) then return 0 end
 local by_message = get('origin') == 'message'
-if attempt == 1 then redis.call('SETBIT', COMMITTED, index, 1) end
+if attempt == 1 then
+  redis.call('SETBIT', COMMITTED, index, 1)
+  if get('origin') == 'sender' then redis.call('HDEL', JOB, 'message') end
+end
 local was_passed_over = redis.call('ZSCORE', COMMITS, field .. '/buried') or redis.call('ZSCORE', COMMITS, 'ended')
 if attempt > 1 or by_message or was_passed_over then note(field) end
 if by_message then raise_top(index) end

@@ -1,7 +1,8 @@
--- A job of one chunk, which is kept here until it is sent: should its sender die, a worker sends it.
+-- A job of one chunk, whose message is kept here until it has come to an end: should its sender die, a worker sends it.
 -- A: terms, prefix, format, lane, images, message, seconds that its sender has, digest of what is asked.
 -- Returns 'send' when its message is to be sent, now or again; 'sent' when it was; 'conflict' when the id, or the place of
 -- its results, is another job's.
+may_do_all()
 local terms = A[1]
 if redis.call('EXISTS', JOB) == 0 then
   local was, its_terms, loose = unpack(redis.call('HMGET', TOMBSTONE, 'state', 'terms', 'loose'))
@@ -12,12 +13,17 @@ if redis.call('EXISTS', JOB) == 0 then
   end
   if not claim_place() then return 'conflict' end
   redis.call('HSET', JOB, 'state', 'running', 'origin', 'sender', 'sealed', '1', 'terms', terms, 'prefix', A[2],
-             'format', A[3], 'lane', A[4], 'chunks', 1, 'images', A[5], 'asked', A[8], 'created_at', now())
-  redis.call('HSET', PUT_OFF, '0.1', A[6])
+             'format', A[3], 'lane', A[4], 'chunks', 1, 'images', A[5], 'asked', A[8], 'message', A[6],
+             'created_at', now())
   redis.call('ZADD', DELAYED, now() + tonumber(A[7]), JOB_ID .. '/0.1')
   live()
   return 'send'
 end
 if get('origin') == 'message' then return redis.call('HLEN', LOOSE) == 0 and 'sent' or 'conflict' end
 if get('terms') ~= terms then return 'conflict' end
+-- Its message may be on no queue any more, and is sent by whoever says so.
+if get('state') == 'incomplete' then
+  wake()
+  return 'send'
+end
 return get('sent') and 'sent' or 'send'

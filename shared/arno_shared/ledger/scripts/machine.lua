@@ -9,10 +9,44 @@ local LIVE, DELAYED, DEAD, TOPIC, UNACKED, PLACE = unpack(KEYS, 10, 15)
 local JOB_ID, RETENTION_S, TOMBSTONE_S, ABANDON_S = unpack(ARGV, 1, 4)
 local A = {unpack(ARGV, 5)}
 
--- A server whose memory is full refuses what may take more, until a script has written something else. Called first by
--- what workers do: finishing work is what frees memory. What producers do is refused.
+-- What is done to a key further down, in a way that does nothing: reads, and writes that are refused for an argument.
+local NOBODY = JOB .. ':nobody'
+local ASKED = {
+  {'HSET', JOB, 'of', 'a', 'half'}, {'HINCRBY', JOB, '', 'x'}, {'SETBIT', COMMITTED, 'x', 1}, {'ZADD', DELAYED, 'x', ''},
+  {'XADD', TOPIC, '0-0', 'a', 'b'}, {'XADD', DEAD, '0-0', 'a', 'b'}, {'SET', PLACE or NOBODY, '', 'EX', 'x'},
+  {'EXPIRE', JOB, 'x'}, {'HDEL', JOB, ''}, {'ZREM', LIVE, ''}, {'ZREM', DELAYED, ''}, {'ZREMRANGEBYSCORE', LIVE, 1, 0},
+  {'XDEL', DEAD, '0-0'}, {'DEL', NOBODY}, {'PERSIST', NOBODY},
+  {'EXISTS', JOB}, {'TTL', JOB}, {'HGET', JOB, ''}, {'HMGET', JOB, ''}, {'HKEYS', TOMBSTONE}, {'HLEN', LOOSE},
+  {'HLEN', PUT_OFF}, {'HLEN', BEGUN}, {'HEXISTS', BURIED, ''}, {'HEXISTS', UNACKED, ''}, {'GETBIT', COMMITTED, 0},
+  {'GETBIT', RESTORED, 0}, {'ZSCORE', COMMITS, ''}, {'ZSCORE', LIVE, ''}, {'ZSCORE', DELAYED, ''},
+  {'ZRANGE', COMMITS, 1, 0}, {'ZREVRANGE', COMMITS, 1, 0}, {'XLEN', TOPIC}, {'XLEN', DEAD}, {'GET', PLACE or NOBODY},
+}
+local ABOUT_ARGUMENTS = {'not an integer', 'not a valid float', 'wrong number of arguments', 'greater than 0%-0'}
+
+local function is_about_arguments(words)
+  for _, sign in ipairs(ABOUT_ARGUMENTS) do
+    if string.find(words, sign) then return true end
+  end
+  return false
+end
+
+-- Called before anything is changed, for a script that ends in its middle is not rolled back: a user who may not do some of
+-- it, a key that somebody has put something else into, and a server that refuses are met here.
+local function may_do_all()
+  for _, command in ipairs(ASKED) do
+    local answer = redis.pcall(unpack(command))
+    if type(answer) == 'table' and answer.err and not is_about_arguments(answer.err) then
+      if string.find(answer.err, 'WRONGTYPE') then error('WRONGTYPE the key ' .. command[2] .. ' holds something else') end
+      redis.call(unpack(command))
+    end
+  end
+end
+
+-- A server whose memory is full refuses what may take more, until a script has written something else. Called by what
+-- workers do: finishing work is what frees memory. What producers do is refused.
 local function even_when_full()
   redis.call('HDEL', JOB, '')
+  may_do_all()
 end
 
 local function now()

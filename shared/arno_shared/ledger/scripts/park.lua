@@ -2,6 +2,6 @@
 -- Returns 0 when the job goes on already.
 even_when_full()
 if get('state') ~= 'paused' then return 0 end
-redis.call('HSETNX', PUT_OFF, A[1], A[2])
+if redis.call('HEXISTS', PUT_OFF, A[1]) == 0 then redis.call('HSET', PUT_OFF, A[1], A[2]) end
 live()
 return 1

@@ -1,4 +1,5 @@
 -- A running job stands still. Returns the job's state, or false when there is no such job.
+may_do_all()
 local state = get('state')
 if state == 'running' then
   redis.call('HSET', JOB, 'state', 'paused')

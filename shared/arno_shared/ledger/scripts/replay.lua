@@ -2,6 +2,7 @@
 -- A: entry id, kind, index, attempt of the letter, images, message, attempt to make, prefix, format, then pairs of code and
 --    count.
 -- Returns 'replayed'; 'gone' when the letter is no longer there; 'cancelled' when its job is: then it stays.
+may_do_all()
 local entry, kind, index, attempt, images = A[1], A[2], tonumber(A[3]), tonumber(A[4]), tonumber(A[5])
 local field, again = index .. '.' .. attempt, index .. '.' .. A[7]
 if (get('state') or redis.call('HGET', TOMBSTONE, 'state')) == 'cancelled' then return 'cancelled' end
