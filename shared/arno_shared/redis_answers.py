@@ -82,6 +82,11 @@ ANSWERS = (
         ("db index is out of range",),
         "ARNO_REDIS_URL ends with the number of the database, which is below Redis's setting `databases`",
     ),
+    Answer(
+        Meaning.MISTAKE,
+        ("WRONGTYPE", "wrongtype"),
+        "others write to a key of Arno's: delete or rename it, and give Arno a database or an ARNO_KEY_PREFIX of its own",
+    ),
     Answer(Meaning.MISTAKE, ("DENIED",), "set a password in Redis, or let it listen to Arno's machines alone"),
     # The one in a script is the script's fault.
     Answer(Meaning.BUG, ("called from script", "called from lua script")),

@@ -200,8 +200,6 @@ def test_a_server_that_is_away_or_mute(house: House, free_tcp_port: int) -> None
 
 
 BUGS: dict[str, Callable[[RedisClient], object]] = {
-    "another type": lambda client: client.lpush("hash", "value"),
-    "another type in a script": lambda client: client.eval("redis.call('LPUSH', KEYS[1], 'x')", 1, "hash"),
     "syntax": lambda client: client.execute_command("SET", "key", "value", "hush"),
     "too few arguments": lambda client: client.execute_command("SET", "key"),
     "no number": lambda client: client.hincrby("hash", "field", 1),
@@ -218,6 +216,20 @@ def test_what_was_asked_wrongly_is_an_internal_error(bug: str, house: House) -> 
     with house.client() as client:
         client.hset("hash", "field", "text")
         refusal(lambda: BUGS[bug](client), InternalError)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client: client.lpush("hash", "value"),
+        lambda client: client.eval("redis.call('LPUSH', KEYS[1], 'x')", 1, "hash"),
+    ],
+    ids=["a command", "a script"],
+)
+def test_a_key_that_others_have_put_something_else_into(call: Callable[[RedisClient], object], house: House) -> None:
+    with house.client() as client:
+        client.hset("hash", "field", "text")
+        assert "a database or an ARNO_KEY_PREFIX of its own" in refusal(lambda: call(client), RedisRefused)
 
 
 def test_a_command_that_the_server_does_not_know(house: House) -> None:

@@ -14,7 +14,7 @@ from kombu import Connection
 from arno_shared.dead_letters import DeadLetter, DeadLetters, LetterKind
 from arno_shared.delivery import hands as hands_module
 from arno_shared.delivery.hands import Hands
-from arno_shared.errors import HouseError, InternalError
+from arno_shared.errors import HouseError
 from arno_shared.names import (
     DEAD_LETTERS,
     REMOTE_CONTROL,
@@ -223,7 +223,7 @@ def test_a_claim_that_fails_in_the_middle_leaves_the_message_where_it_was(
 ) -> None:
     send(redis, "m")
     redis.set(key, "of another type")
-    with pytest.raises(InternalError, match="WRONGTYPE"):
+    with pytest.raises(RedisRefused, match="WRONGTYPE"):
         hands.claim(QUEUES)
     assert redis.lrange(BULK, 0, -1) == [message("m")]
     assert not hands.held
@@ -232,7 +232,7 @@ def test_a_claim_that_fails_in_the_middle_leaves_the_message_where_it_was(
 def test_what_cannot_be_buried_stays_in_its_list(hands: Hands, redis: RedisClient) -> None:
     redis.lpush(BULK, "no message")
     redis.set(DEAD_LETTERS, "of another type")
-    with pytest.raises(InternalError, match="WRONGTYPE"):
+    with pytest.raises(RedisRefused, match="WRONGTYPE"):
         hands.claim(QUEUES)
     assert redis.lrange(BULK, 0, -1) == [b"no message"]
 

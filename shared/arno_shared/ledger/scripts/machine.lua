@@ -36,7 +36,7 @@ local function may_do_all()
   for _, command in ipairs(ASKED) do
     local answer = redis.pcall(unpack(command))
     if type(answer) == 'table' and answer.err and not is_about_arguments(answer.err) then
-      if string.find(answer.err, 'WRONGTYPE') then error('WRONGTYPE the key ' .. command[2] .. ' holds something else') end
+      if string.find(answer.err, 'WRONGTYPE') then error('WRONGTYPE ' .. command[2] .. ' is not what it should be') end
       redis.call(unpack(command))
     end
   end

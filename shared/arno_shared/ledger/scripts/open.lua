@@ -3,6 +3,7 @@
 -- Returns 'created' or 'standing' with the state that it was in and whether it is sealed; 'terms', 'images' or 'place'
 -- with what stands, when that is another job's; 'was' with the state of a job that the ledger has let go.
 may_do_all()
+redis.call('ZSCORE', KEYS[16], '')
 local terms, prefix, format, lane, digest, owns, goes_on = A[1], A[2], A[3], A[4], A[5], A[6] == '1', A[7] == '1'
 
 local function take_place()
