@@ -14,7 +14,7 @@ from arno_producer.chunks import Image, are_at_hand, cut, some
 from arno_producer.house import House
 from arno_producer.intake import Intake, SubmittedJob
 from arno_producer.job import Job, ResumedJob, Sent
-from arno_producer.manifest import JobRecord, JobTerms, Manifest, images_sha256, read_record
+from arno_producer.manifest import JobRecord, JobTerms, Listed, Manifest, read_record
 from arno_producer.room import check_room
 from arno_producer.submission import Submission
 from arno_shared.broker import Sender, celery_app, message_bytes
@@ -119,14 +119,14 @@ class Producer:
             return cut(images, terms.prompts, terms.output, terms.generation, job_id, terms.chunk_images)
 
         at_hand = are_at_hand(images)
-        digest = images_sha256(some(chunks())) if at_hand else None
+        listed = Listed.of(some(chunks())) if at_hand else None
         self._check_server()
         # What was let in is let in whole, and found when it is asked for again.
         if not (wait_for_room or self._is_known(job_id)):
             own_bytes = sum(message_bytes(chunk.to_wire()) for chunk in chunks()) if at_hand else 0
             check_room(self._house, lane, own_bytes)
         intake = Intake(self._house, job_id, terms, lane, wait_for_room=wait_for_room)
-        return intake.take(some(chunks()), digest)
+        return intake.take(some(chunks()), listed)
 
     def send(
         self,
@@ -170,7 +170,8 @@ class Producer:
     def resume(self, job_id: str, *, output: str | None = None, lane: Lane | str | None = None) -> ResumedJob:
         """Continues a job from its manifest, without its images at hand, whatever Redis has lost of it.
 
-        Chunks that are committed, or whose result objects stand, are not run again; all others are enqueued. What was
+        A job that was sent has no manifest: its message, which the ledger keeps, is sent again. Else chunks that are
+        committed, or whose result objects stand, are not run again, and all others are enqueued. What was
         still in a queue is then there twice, and dropped where it comes second. A cancelled job goes on. `output` is
         the job's prefix, by default where the ledger says or where jobs go when nobody says; `lane` is by default the
         one that the job was in, if the ledger knows, or bulk.
@@ -179,6 +180,8 @@ class Producer:
         submitted whole: what is known of it is enqueued all the same), JobConflict, HouseError, StorageRefused.
         """
         job_id = _valid(_JOB_ID, job_id, "job_id")
+        if self._was_sent(job_id):
+            return self._resend(job_id)
         known_prefix, known_lane = self._known(job_id)
         record = self._record(job_id, self._output(output or known_prefix, job_id).prefix)
         lane = _valid(_LANE, lane or known_lane or Lane.BULK, "lane")
@@ -207,6 +210,19 @@ class Producer:
         submission.seal(manifest.images_sha256)
         self._house.until_back(partial(manifest.seal, record))
         return ResumedJob(job_id, self.ledger, self.store, submission.done_chunks, submission.sent_chunks)
+
+    def _was_sent(self, job_id: str) -> bool:
+        try:
+            return self.ledger.status(job_id).origin == "sender"
+        except JobNotFound:
+            return False
+
+    def _resend(self, job_id: str) -> ResumedJob:
+        kept = self.ledger.resend(job_id)
+        if not kept:
+            raise JobNotFound(f"the message of job {job_id!r} is no longer kept: send it again, under another job id")
+        sent = release_due(self.ledger, self._sender)
+        return ResumedJob(job_id, self.ledger, self.store, done_chunks=int(not sent), sent_chunks=int(sent > 0))
 
     def job(self, job_id: str) -> Job:
         """A job submitted before, perhaps by another process."""

@@ -7,12 +7,13 @@ blocks of the manifest what was asked first, and the ledger who has opened the j
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from time import monotonic, sleep
 
 from arno_producer.chunks import blocks
 from arno_producer.house import House
 from arno_producer.job import Job
-from arno_producer.manifest import Claim, JobTerms, Manifest
+from arno_producer.manifest import Claim, JobTerms, Listed, Manifest
 from arno_producer.submission import Submission, still_there
 from arno_producer.turn import Turn
 from arno_shared.errors import CredentialsRefused, ItemError, JobConflict, OutputRefused, StorageRefused
@@ -41,20 +42,41 @@ class Intake:
     def __init__(self, house: House, job_id: str, terms: JobTerms, lane: Lane, *, wait_for_room: bool) -> None:
         self._house, self._job_id, self._terms, self._lane = house, job_id, terms, lane
         self._wait_for_room = wait_for_room
-        self._manifest = Manifest(house.store, job_id, terms)
+        self._manifest = self._new_manifest()
 
-    def take(self, chunks: Iterator[Chunk], images_sha256: str | None) -> SubmittedJob:
-        """`images_sha256`: of all images, where they are known."""
+    def take(self, chunks: Iterator[Chunk], listed: Listed | None) -> SubmittedJob:
+        """`listed`: all images, where they are known."""
         with self._blames_the_caller():
-            claim = self._manifest.claim(images_sha256)
+            claim = self._manifest.claim(listed)
+            if claim.stood and listed is None:
+                chunks = self._compared(chunks, claim)
             # A claim that nothing came of gives no right to a place.
             owns = claim.stood and self._manifest.has_blocks()
         opened = self._open(claim, owns)
         if opened.sealed and opened.state is not JobState.INCOMPLETE:
-            self._find(chunks, claim, images_sha256)
+            self._find(chunks, claim, listed)
         elif opened.state is not JobState.CANCELLED:
-            self._submit(chunks, claim, opened, images_sha256)
-        return SubmittedJob(self._job_id, self._house, created=opened.created)
+            self._submit(chunks, claim, opened, listed)
+        return SubmittedJob(self._job_id, self._house, created=opened.created and not claim.stood)
+
+    def _compared(self, chunks: Iterator[Chunk], claim: Claim) -> Iterator[Chunk]:
+        """Chunks that come but once: where the record knows what they were, nothing is opened or sent before they were
+        compared with that. Raises JobConflict when they are others."""
+        record = claim.record
+        if record.sealed:
+            for _ in self._kept(chunks, claim):
+                pass
+            self._manifest = self._new_manifest()
+            return self._new_manifest().sealed_chunks(record)
+        if record.listed_chunks is None:
+            return chunks
+        # They were a list once, so that they are no more than can be held.
+        held = list(islice(chunks, record.listed_chunks + 1))
+        self._manifest.check_list(record, Listed.of(held))
+        return iter(held)
+
+    def _new_manifest(self) -> Manifest:
+        return Manifest(self._house.store, self._job_id, self._terms)
 
     def _open(self, claim: Claim, owns: bool) -> Opened:
         digest = claim.record.images_sha256 or ""
@@ -68,9 +90,9 @@ class Intake:
                 self._manifest.release()
             raise
 
-    def _find(self, chunks: Iterator[Chunk], claim: Claim, images_sha256: str | None) -> None:
+    def _find(self, chunks: Iterator[Chunk], claim: Claim, listed: Listed | None) -> None:
         """All of it was submitted before; whether it was the same."""
-        if claim.record.sealed and images_sha256 is not None and images_sha256 == claim.record.images_sha256:
+        if claim.record.sealed and listed is not None and listed.sha256 == claim.record.images_sha256:
             return
         house, manifest = self._house, self._manifest
 
@@ -83,10 +105,10 @@ class Intake:
             house.until_back(lambda: house.ledger.seal(*passed(), manifest.images_sha256))
         house.until_back(partial(manifest.seal, claim.record))
 
-    def _submit(self, chunks: Iterator[Chunk], claim: Claim, opened: Opened, images_sha256: str | None) -> None:
+    def _submit(self, chunks: Iterator[Chunk], claim: Claim, opened: Opened, listed: Listed | None) -> None:
         with Turn(self._house.redis, self._job_id) as turn:
             if self._is_sealed_by_its_turn(turn) and not opened.sealed:
-                self._find(chunks, claim, images_sha256)
+                self._find(chunks, claim, listed)
                 return
             submission = Submission(
                 self._house,

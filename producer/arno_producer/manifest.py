@@ -5,12 +5,13 @@ Redis may forget; the manifest and the result objects together say what is still
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import count, takewhile
 from typing import NamedTuple, TypeVar
 
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from arno_shared.errors import ArnoError, HouseError, JobConflict, NotFound
 from arno_shared.messages import (
@@ -63,6 +64,8 @@ class JobRecord(WireModel):
     images: int | None = None
     images_sha256: str | None = None
     """Of all lines of the manifest, which name all images; None until they are known."""
+    listed_chunks: int | None = Field(default=None, exclude_if=lambda chunks: chunks is None)
+    """How many there were when it was claimed, where that was known."""
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -96,12 +99,19 @@ def read_record(store: ObjectStore, prefix: str) -> JobRecord | None:
     return None if standing is None else _parse(JobRecord, standing, uri)
 
 
-def images_sha256(chunks: Iterable[Chunk]) -> str:
-    """Of all lines of the manifest that these chunks make."""
-    passed = hashlib.sha256()
-    for chunk in chunks:
-        passed.update(_line(chunk))
-    return passed.hexdigest()
+class Listed(NamedTuple):
+    """A job's images, where they are known before they are submitted."""
+
+    sha256: str
+    """Of all lines of the manifest that they make."""
+    chunks: int
+
+    @classmethod
+    def of(cls, chunks: Iterable[Chunk]) -> "Listed":
+        passed, number = hashlib.sha256(), 0
+        for number, chunk in enumerate(chunks, start=1):
+            passed.update(_line(chunk))
+        return cls(passed.hexdigest(), number)
 
 
 class Manifest:
@@ -119,15 +129,19 @@ class Manifest:
         """Of the same."""
         return self._passed.hexdigest()
 
-    def claim(self, images_sha256: str | None) -> Claim:
-        """Makes the prefix this job's, or finds that it is; what stands there is left as it is. `images_sha256`: of all
-        its images, where they are known.
+    def claim(self, listed: Listed | None) -> Claim:
+        """Makes the prefix this job's, or finds that it is; what stands there is left as it is. `listed`: all its
+        images, where they are known.
 
         Raises JobConflict when another job has it, or this one with other terms or images: results would overwrite each
         other.
         """
         mine = JobRecord(
-            job_id=self._job_id, terms=self._terms, created_at=datetime.now(UTC), images_sha256=images_sha256
+            job_id=self._job_id,
+            terms=self._terms,
+            created_at=datetime.now(UTC),
+            images_sha256=listed and listed.sha256,
+            listed_chunks=listed and listed.chunks,
         )
         wrote = self._store.put_new(job_record_uri(self._prefix), mine.encoded(), "application/json")
         # Read even so: where nothing can be read, results cannot be either.
@@ -142,11 +156,17 @@ class Manifest:
         if standing.terms != self._terms:
             raise JobConflict(
                 f"job {self._job_id!r} was submitted with other terms (see {job_record_uri(self._prefix)}): "
-                "submit it as it was, or choose another job id and output"
+                "submit it as it was, or choose another job id and output",
+                asked_otherwise=True,
             )
-        if images_sha256 and standing.images_sha256 not in (None, images_sha256):
-            raise self._of_other_images(job_record_uri(self._prefix))
+        if listed:
+            self.check_list(standing, listed)
         return Claim(standing, stood=not wrote)
+
+    def check_list(self, record: JobRecord, listed: Listed) -> None:
+        """Raises JobConflict when the record knows that its images are others."""
+        if record.images_sha256 not in (None, listed.sha256):
+            raise self._of_other_images(job_record_uri(self._prefix))
 
     def release(self) -> None:
         """Takes the claim back: nothing came of it."""
@@ -173,6 +193,14 @@ class Manifest:
         chunks = [self._chunk(_parse(ManifestLine, line, uri)) for line in standing.splitlines()]
         self._count(standing, chunks)
         return chunks
+
+    def sealed_chunks(self, record: JobRecord) -> Iterator[Chunk]:
+        """All chunks of a job that was submitted whole. Behind the seal lies what others tried to add."""
+        for number in takewhile(lambda _: self.chunks != record.chunks, count()):
+            block = self.block(number)
+            if block is None:
+                return
+            yield from block
 
     def seal(self, record: JobRecord) -> None:
         """Writes into the record that the blocks so far are all of them, where it does not say so."""
@@ -201,7 +229,8 @@ class Manifest:
     def _of_other_images(self, uri: str) -> JobConflict:
         return JobConflict(
             f"job {self._job_id!r} was submitted with other images ({uri} differs): "
-            "submit the same images in the same order, or choose another job id and output"
+            "submit the same images in the same order, or choose another job id and output",
+            asked_otherwise=True,
         )
 
     def _chunk(self, line: ManifestLine) -> Chunk:

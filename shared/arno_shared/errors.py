@@ -118,6 +118,11 @@ class JobConflict(InvalidRequest):
         "`ARNO_PRODUCER__CHUNK_IMAGES`. For a new job, give another job id and another output."
     )
 
+    def __init__(self, message: str, *, asked_otherwise: bool = False) -> None:
+        """`asked_otherwise`: it is that very job, which was asked for other work."""
+        super().__init__(message)
+        self.asked_otherwise = asked_otherwise
+
 
 class OutputRefused(InvalidRequest):
     """Storage does not let results go where the caller wants them: there is no such bucket, or access is denied."""

@@ -75,8 +75,8 @@ class ImageRef(WireModel):
 
     uri: str = Field(min_length=1, max_length=8192)
     id: str | None = Field(default=None, max_length=1024)
-    version_id: str | None = None
-    etag: str | None = None
+    version_id: str | None = Field(default=None, max_length=1024)
+    etag: str | None = Field(default=None, max_length=1024)
 
     @model_validator(mode="before")
     @classmethod

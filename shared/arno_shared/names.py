@@ -187,6 +187,15 @@ def part_uri(prefix: str, index: int, attempt: int, suffix: str) -> str:
     return f"{prefix}part-{index:09d}{tail}.{suffix}"
 
 
+_PART = re.compile(r"part-([0-9]{9})(?:[.][0-9]+)?[.](?:jsonl|parquet)")
+
+
+def index_of_part(uri: str, prefix: str) -> int | None:
+    """The chunk's, whose result object below the prefix this is; None when it is another object."""
+    match = _PART.fullmatch(uri.removeprefix(prefix))
+    return int(match[1]) if match else None
+
+
 _OWN_OBJECT = re.compile(r"(.*/)?(_arno/.*|part-[0-9]{9}([.][0-9]+)?[.](jsonl|parquet))", re.DOTALL)
 
 

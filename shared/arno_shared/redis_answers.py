@@ -85,7 +85,7 @@ ANSWERS = (
     Answer(
         Meaning.MISTAKE,
         ("WRONGTYPE", "wrongtype"),
-        "others write to a key of Arno's: delete or rename it, and give Arno a database or an ARNO_KEY_PREFIX of its own",
+        "others write to a key of Arno's: delete it, and give Arno a database or an ARNO_KEY_PREFIX of its own",
     ),
     Answer(Meaning.MISTAKE, ("DENIED",), "set a password in Redis, or let it listen to Arno's machines alone"),
     # The one in a script is the script's fault.

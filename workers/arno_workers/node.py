@@ -23,6 +23,7 @@ from arno_shared.storage import ObjectStore
 from arno_shared.storage.arbiter import RedisArbiter
 from arno_workers.consumer.app import run_worker, worker_app
 from arno_workers.consumer.lease import keep_leases
+from arno_workers.consumer.letterbox import Letterbox
 from arno_workers.consumer.releaser import keep_releasing
 from arno_workers.consumer.tasks import register
 from arno_workers.engine import Engine
@@ -89,12 +90,13 @@ def run_node(settings: Settings, device: str, name: str) -> int:
     hands = _hands(settings, worker, vitals)
     metrics.watch(vitals, engine, hands)
 
-    def file_letter(tag: str, letter: DeadLetter) -> None:
-        bury = dead_letters.add if hands is None else lambda letter: hands.bury(tag, letter)
-        until_back(lambda: bury(letter), "the dead letters", drain)
+    def file_at_once(_: str, letter: DeadLetter) -> None:
+        """With the stock transport, which holds the message."""
+        until_back(lambda: dead_letters.add(letter), "the dead letters", drain)
         metrics.ended("filed")
 
-    app = worker_app(settings, worker, hands, file_letter)
+    letterbox = Letterbox(hands, drain, lambda: metrics.ended("filed")) if hands else file_at_once
+    app = worker_app(settings, worker, hands, letterbox)
     register(app, handler, hands, vitals)
 
     def stop(at_once: bool) -> None:

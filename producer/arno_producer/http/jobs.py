@@ -87,7 +87,7 @@ def jobs(producer: Producer, metrics: DoorMetrics, stopping: Callable[[], bool])
                 request_sha256=wanted.sha256() if is_keyed else None,
             )
         except JobConflict as error:
-            if not is_keyed:
+            if not (is_keyed and error.asked_otherwise):
                 raise
             words = f"this Idempotency-Key was used for another request: {error}"
             raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "idempotency_key_reused", words) from None

@@ -82,7 +82,8 @@ class Ledger(JobLog):
             case "images":
                 raise JobConflict(
                     f"job {job_id!r} was submitted with other images: submit the same in the same order, or choose "
-                    "another job id and output"
+                    "another job id and output",
+                    asked_otherwise=True,
                 )
             case "place":
                 raise JobConflict(
@@ -93,9 +94,11 @@ class Ledger(JobLog):
                     f"job {job_id!r} was {more[0]}: `arno resume {job_id}` brings it back, or choose another job id"
                 )
             case _:
-                standing = more[0] or "it was opened by messages of its own, or is no longer in the ledger"
+                standing = more[0] or "it was opened by messages of its own, was sent, or is no longer in the ledger"
+                words = "choose another job id, or submit it as it was"
                 raise JobConflict(
-                    f"job {job_id!r} exists with other terms; choose another job id, or submit it as it was: {standing}"
+                    f"job {job_id!r} exists with other terms; {words}: {standing}",
+                    asked_otherwise=True,
                 )
 
     def announce(self, job_id: str, chunks: int, images: int) -> None:
@@ -112,11 +115,14 @@ class Ledger(JobLog):
             case b"gone":
                 raise _not_found(job_id)
             case b"more":
-                raise JobConflict(f"job {job_id!r} was submitted with more images; submit all of them again")
+                raise JobConflict(
+                    f"job {job_id!r} was submitted with more images; submit all of them again", asked_otherwise=True
+                )
             case b"sealed":
                 raise JobConflict(
                     f"job {job_id!r} was submitted whole, with other images: submit the same in the same order, or "
-                    "choose another job id and output"
+                    "choose another job id and output",
+                    asked_otherwise=True,
                 )
 
     def expect(self, chunk: Chunk, lane: Lane) -> bool:
@@ -144,13 +150,22 @@ class Ledger(JobLog):
         """A job of one chunk goes on, whatever became of it. False when its message is not kept here (any more)."""
         return self._run("resend", job_id) is not None
 
-    def begin(self, job_id: str, index: int | None, attempt: int, message: Message, output: Output) -> Begun:
+    def begin(
+        self,
+        job_id: str,
+        index: int | None,
+        attempt: int,
+        message: Message,
+        output: Output,
+        first_index: int | None = 0,
+    ) -> Begun:
         """Whether a chunk is to be done, and its index when the message did not say. The same call made twice counts
-        once."""
+        once. `first_index`: the first that a message may get which names none; None where nobody has looked."""
         house = index is not None and message.id == task_id(job_id, index, attempt)
         args = ("" if index is None else index, attempt, message.id, int(house), message.digest)
+        more = (message.tag, MAX_CHUNKS, "" if first_index is None else first_index)
         verdict, settled_index, times, noted = self._run(
-            "begin", job_id, *args, output.prefix, output.format, message.tag, MAX_CHUNKS, place=output.prefix
+            "begin", job_id, *args, output.prefix, output.format, *more, place=output.prefix
         )
         positions = json.loads(noted).get("positions", ()) if noted else ()
         return Begun(Verdict(verdict.decode()), int(settled_index), int(times), tuple(positions))

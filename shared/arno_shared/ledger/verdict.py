@@ -13,6 +13,8 @@ class Verdict(StrEnum):
     """Its index is committed: only the result object can tell whether by this chunk."""
     CANCELLED = "cancelled"
     PAUSED = "paused"
+    UNNUMBERED = "unnumbered"
+    """It names no index, and the ledger knows of none that was given: what stands in storage may."""
     CONFLICT = "conflict"
     """Its job, its index or its output belongs to somebody else's work."""
 

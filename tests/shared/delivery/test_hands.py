@@ -14,7 +14,7 @@ from kombu import Connection
 from arno_shared.dead_letters import DeadLetter, DeadLetters, LetterKind
 from arno_shared.delivery import hands as hands_module
 from arno_shared.delivery.hands import Hands
-from arno_shared.errors import HouseError
+from arno_shared.errors import HouseError, RedisRefused
 from arno_shared.names import (
     DEAD_LETTERS,
     REMOTE_CONTROL,

@@ -20,8 +20,9 @@ from arno_shared.uris import redact
 
 log = get_logger(__name__)
 
-FileLetter = Callable[[str, DeadLetter], None]
-"""Files the letter of the message with this delivery tag, and is done with the message."""
+FileLetter = Callable[[str, DeadLetter], bool | None]
+"""Files the letter of the message with this delivery tag, and is done with the message. False when it stays in hand, to be
+filed later."""
 
 
 def consumer_class(file_letter: FileLetter, worker: str) -> type[Consumer]:
@@ -72,7 +73,8 @@ def consumer_class(file_letter: FileLetter, worker: str) -> type[Consumer]:
                 worker=worker,
             )
             try:
-                file_letter(message.delivery_tag, letter)
+                if file_letter(message.delivery_tag, letter) is False:
+                    return
             except Exception as error:
                 # The worker stops, or the letter cannot be written.
                 log.exception("a message that is none goes back to the queue", exc_info=error)

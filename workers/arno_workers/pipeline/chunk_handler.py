@@ -8,13 +8,14 @@ import hashlib
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from time import perf_counter
 from typing import Any, TypeVar
 
 from arno_shared import tracing
 from arno_shared.dead_letters import DeadLetter, DeadLetters, LetterKind
 from arno_shared.errors import ArnoError, HouseError, InternalError, JobConflict, NewerSchema, WorkerLost
-from arno_shared.ledger import Ledger, Message, Suspect, Verdict
+from arno_shared.ledger import Begun, Ledger, Message, Suspect, Verdict
 from arno_shared.logs import get_logger
 from arno_shared.messages import MAX_CHUNKS, Chunk, Output, TaskMessage, parse_message, raw_message
 from arno_shared.names import check_job_id, task_id
@@ -87,9 +88,14 @@ class ChunkHandler:
         tag = delivery.tag if delivery.hands else secrets.token_hex(8)
         said = Message(delivery.message_id, asked.digest, tag)
         index = message.index if message.job_id else 0
-        begun = self._until_back(
-            lambda: self._ledger.begin(asked.job_id, index, asked.attempt, said, asked.output), "the ledger", delivery
-        )
+
+        def begin(first_index: int | None = None) -> Begun:
+            call = partial(self._ledger.begin, asked.job_id, index, asked.attempt, said, asked.output, first_index)
+            return self._until_back(call, "the ledger", delivery)
+
+        begun = begin()
+        if begun.verdict is Verdict.UNNUMBERED:
+            begun = begin(self._until_back(lambda: self._writer.next_index(asked.output), "storage", delivery))
         chunk = asked.model_copy(update={"index": begun.index, "positions": begun.positions})
         match begun.verdict:
             case Verdict.GO:

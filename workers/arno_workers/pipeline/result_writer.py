@@ -9,8 +9,8 @@ import json
 
 from arno_shared.errors import ArnoError, CredentialsRefused, HouseError, JobConflict, NotFound, StorageRefused
 from arno_shared.logs import get_logger
-from arno_shared.messages import Chunk
-from arno_shared.names import part_uri
+from arno_shared.messages import Chunk, Output
+from arno_shared.names import index_of_part, part_uri
 from arno_shared.parts import CONTENT_TYPES, decode_part, encode_part
 from arno_shared.places import places_of
 from arno_shared.storage import ObjectStore
@@ -60,6 +60,15 @@ class ResultWriter:
             # Deleted since, by whoever may.
             return True
         return True
+
+    def next_index(self, output: Output) -> int:
+        """One more than the highest index of a part below the output prefix. Raises HouseError."""
+        try:
+            indices = (index_of_part(stored.uri, output.prefix) for stored in self._store.list(output.prefix))
+            return max((index for index in indices if index is not None), default=-1) + 1
+        except ArnoError as error:
+            # Whatever it is: numbering blindly would bring each message into another's place.
+            raise HouseError(f"{output.prefix} cannot be looked through: {error}") from error
 
     def _standing(self, uri: str, chunk: Chunk) -> Settled | None:
         """What the rows that stand there say; None when there are none. Raises as `write` does, and NotFound."""

@@ -1,8 +1,9 @@
 -- Whether a chunk is to be done. A: index or '', attempt, message id, '1' when that is the house's own, digest of what is
--- asked, prefix, format, tag of the claim.
+-- asked, prefix, format, tag of the claim, how many indices there are, the first that may be given or ''.
 -- Returns the verdict; the chunk's index; how often it was begun without an end, this time included; and, of a later
 -- attempt, what was noted when it was put off. 'conflict': it would share a place with somebody else's. 'unsure': its
--- index is committed, and only the result object can tell whether it was this chunk.
+-- index is committed, and only the result object can tell whether it was this chunk. 'unnumbered': it names no index, and
+-- nothing is known here of those that were given.
 local index, attempt, message_id, digest = A[1], tonumber(A[2]), A[3], A[5]
 local house = A[4] == '1'
 even_when_full()
@@ -18,8 +19,11 @@ local function settle_index()
     if known then return known == digest and 'mine' or 'conflict' end
     if is_committed(tonumber(index), 1) then return 'unsure' end
   else
-    local name = message_id .. ' ' .. digest
-    index = redis.call('HGET', LOOSE, name) or get('top') + 1
+    local name, first = message_id .. ' ' .. digest, A[10]
+    index = redis.call('HGET', LOOSE, name)
+    if not index and first == '' and get('top') == '-1' then return 'unnumbered' end
+    if first ~= '' then raise_top(tonumber(first) - 1) end
+    index = index or get('top') + 1
     if tonumber(index) >= tonumber(A[9]) then return 'conflict' end
     redis.call('HSET', LOOSE, name, index)
   end

@@ -44,7 +44,7 @@ if get('origin') == 'message' and redis.call('HLEN', LOOSE) == 0 and get('prefix
   wake()
 end
 local standing = get('terms') or ''
-if standing ~= terms then return {'terms', standing} end
+if standing ~= terms then return {'terms', get('origin') == 'producer' and standing or ''} end
 if digest ~= '' and digest ~= (get('digest') or digest) then return {'images', ''} end
 if not take_place() then return {'place', redis.call('GET', PLACE)} end
 if digest ~= '' then redis.call('HSET', JOB, 'digest', digest) end
