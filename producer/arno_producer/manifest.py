@@ -108,10 +108,11 @@ class Listed(NamedTuple):
 
     @classmethod
     def of(cls, chunks: Iterable[Chunk]) -> "Listed":
-        passed, number = hashlib.sha256(), 0
-        for number, chunk in enumerate(chunks, start=1):
+        passed, listed = hashlib.sha256(), 0
+        for chunk in chunks:
             passed.update(_line(chunk))
-        return cls(passed.hexdigest(), number)
+            listed += 1
+        return cls(passed.hexdigest(), listed)
 
 
 class Manifest:

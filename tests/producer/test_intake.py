@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 from arno_producer import Producer, turn
+from arno_producer.chunks import cut
 from arno_producer.intake import SubmittedJob
+from arno_producer.manifest import JobTerms, Listed, Manifest
 from arno_producer.turn import Turn
 from arno_shared.errors import HouseError, InvalidRequest, JobConflict, StorageRefused
-from arno_shared.ledger import JobState
-from arno_shared.messages import Chunk, Output
+from arno_shared.ledger import JobState, Verdict
+from arno_shared.messages import Chunk, Output, Prompt
 from arno_shared.names import JOBS, Lane, job_keys, job_record_uri, manifest_uri, turn_key
 from arno_shared.settings import ProducerSettings, Settings
 from arno_shared.uris import file_uri
@@ -483,3 +485,62 @@ def test_a_turn_that_somebody_else_keeps_is_waited_for_as_long_as_patience_lasts
     assert producer.submit(images(5), OD, job_id="mine").status().sealed
     assert asked(hand.take_all()) == images(5)
     assert hand.redis.exists(turn_key("mine"))
+
+
+def test_what_the_record_refutes_is_not_enqueued_though_it_comes_but_once(producer: Producer, hand: Hand) -> None:
+    listed = images(7)
+    terms = terms_of(producer, "run-7")
+    chunks = cut(listed, terms.prompts, terms.output, terms.generation, "run-7", terms.chunk_images)
+    # Who claimed it has sent nothing yet.
+    Manifest(producer.store, "run-7", terms).claim(Listed.of(chunks))
+    for other in (images(7, of="other"), images(6), images(9)):
+        with pytest.raises(JobConflict, match="other images"):
+            producer.submit(iter(other), OD, job_id="run-7")
+        assert hand.take_all() == []
+    assert producer.submit(iter(listed), OD, job_id="run-7").status().sealed
+    assert asked(hand.take_all()) == listed
+
+
+@pytest.mark.parametrize("forgotten", ["expired", "lost"])
+def test_a_refusal_changes_nothing_of_a_job_that_is_no_longer_in_the_ledger(
+    forgotten: str, producer: Producer, hand: Hand
+) -> None:
+    producer.submit(images(4), OD, job_id="run-7")
+    for chunk in hand.take_all():
+        hand.commit(chunk, {image.uri: "not_found" for image in chunk.images})
+    if forgotten == "lost":
+        producer.redis.flushall()
+    else:
+        producer.redis.delete(job_keys("run-7").job)
+    for other in (images(2), images(6), images(4, of="other")):
+        with pytest.raises(JobConflict):
+            producer.submit(iter(other), OD, job_id="run-7")
+        assert not producer.redis.exists(job_keys("run-7").job)
+    job = producer.submit(iter(images(4)), OD, job_id="run-7")
+    assert not job.created
+    status = job.status()
+    assert (status.state, status.images, status.failed) == (JobState.DONE, 4, 4)
+    assert hand.take_all() == []
+
+
+def test_what_was_sent_is_brought_back_by_resume(producer: Producer, hand: Hand) -> None:
+    sent = producer.send(images(2), OD, job_id="run-7", lane=Lane.BULK)
+    sent.job.cancel()
+    (dropped,) = hand.take_all()
+    assert hand.begin(dropped) is Verdict.CANCELLED
+    resumed = producer.resume("run-7")
+    assert (resumed.done_chunks, resumed.sent_chunks) == (0, 1)
+    (again,) = hand.take_all()
+    assert again == dropped
+    hand.commit(again)
+    assert resumed.status().state is JobState.DONE
+    resumed = producer.resume("run-7")
+    assert (resumed.done_chunks, resumed.sent_chunks) == (1, 0)
+
+
+def terms_of(producer: Producer, job_id: str) -> JobTerms:
+    return JobTerms(
+        prompts=(Prompt(task=OD),),
+        output=Output(prefix=f"{producer.settings.output_prefix}{job_id}/"),
+        chunk_images=producer.settings.producer.chunk_images,
+    )

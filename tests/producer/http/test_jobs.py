@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from httpx import Response
 
 from arno_producer import Producer
-from arno_shared.names import Lane, job_record_uri
+from arno_shared.names import Lane, job_keys, job_record_uri
 from arno_shared.settings import ProducerSettings, Settings
 from tests.producer.conftest import Hand, lose_redis
 from tests.producer.http.conftest import Open
@@ -68,6 +68,30 @@ def test_the_same_idempotency_key_finds_the_same_job(client: TestClient, hand: H
     assert client.get(first.headers["location"]).json()["ok"] == 5
     other = client.post("/v1/jobs", json={**JOB, "images": ["s3://photos/other.jpg"]}, headers=key)
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
+
+
+def test_a_key_is_not_said_to_be_used_where_the_output_is_another_s(client: TestClient, producer: Producer) -> None:
+    output = f"{producer.settings.output_prefix}shared/"
+    first = client.post("/v1/jobs", json={**JOB, "output": output}, headers={"Idempotency-Key": "one"})
+    second = client.post("/v1/jobs", json={**JOB, "output": output}, headers={"Idempotency-Key": "two"})
+    assert (first.status_code, second.status_code, second.json()["code"]) == (201, 409, "job_conflict")
+
+
+def test_a_key_finds_its_job_after_the_ledger_has_let_it_go(client: TestClient, producer: Producer, hand: Hand) -> None:
+    key = {"Idempotency-Key": "order-66"}
+    first = client.post("/v1/jobs", json=JOB, headers=key)
+    for chunk in hand.take_all():
+        hand.commit(chunk, {image.uri: "not_found" for image in chunk.images})
+    job_id = first.json()["job_id"]
+    producer.redis.delete(job_keys(job_id).job)
+    again = client.post("/v1/jobs", json=JOB, headers=key)
+    assert (again.status_code, again.json()["state"]) == (200, "done")
+    producer.redis.hset(job_keys(job_id).tombstone, "state", "cancelled")
+    producer.redis.delete(job_keys(job_id).job)
+    cancelled = client.post("/v1/jobs", json=JOB, headers=key)
+    assert (cancelled.status_code, cancelled.json()["code"]) == (409, "job_conflict")
+    assert f"arno resume {job_id}" in cancelled.json()["detail"]
+    assert hand.take_all() == []
 
 
 def post(client: TestClient, key: dict[str, str], body: dict[str, Any]) -> Response:

@@ -119,6 +119,13 @@ def test_a_producer_s_job_takes_no_messages_of_others(index: int | None, ledger:
     assert state(ledger) is JobState.DONE
 
 
+def test_a_message_that_calls_itself_the_house_s_is_none_of_what_was_submitted(ledger: Ledger) -> None:
+    first, second = open_job(ledger, 2, 2)
+    assert begin(ledger, chunk_of(2, index=2)) is Verdict.CONFLICT
+    assert begin(ledger, second) is Verdict.GO
+    assert begin(ledger, first) is Verdict.GO
+
+
 def test_what_was_sent_takes_no_messages_of_others(ledger: Ledger) -> None:
     chunk = chunk_of(2)
     ledger.expect(chunk, Lane.BULK)
@@ -200,6 +207,16 @@ def test_a_message_of_the_house_s_does_not_share_an_index_with_another_s(ledger:
     chunk = chunk_of(2)
     ledger.begin("run-7", 0, 1, foreign("a", "cats"), OUTPUT)
     assert begin(ledger, chunk) is Verdict.CONFLICT
+
+
+def test_a_message_without_index_is_numbered_once_somebody_has_looked(ledger: Ledger) -> None:
+    first = ledger.begin("run-7", None, 1, foreign("a", "cats"), OUTPUT, None)
+    assert first.verdict is Verdict.UNNUMBERED
+    begun = ledger.begin("run-7", None, 1, foreign("a", "cats"), OUTPUT, 4)
+    assert (begun.verdict, begun.index) == (Verdict.GO, 4)
+    again = ledger.begin("run-7", None, 1, foreign("a", "cats"), OUTPUT, None)
+    other = ledger.begin("run-7", None, 1, foreign("b", "dogs"), OUTPUT, None)
+    assert (again.index, other.index) == (4, 5)
 
 
 def test_messages_of_one_id_that_ask_for_different_things_are_different_work(ledger: Ledger) -> None:

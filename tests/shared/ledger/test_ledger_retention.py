@@ -206,6 +206,44 @@ def test_what_was_sent_and_never_begun_ends_too(ledger: Ledger, redis: RedisClie
     assert state(ledger) is JobState.INCOMPLETE
 
 
+def test_what_was_sent_and_ended_incomplete_goes_on_when_it_is_sent_again(ledger: Ledger, redis: RedisClient) -> None:
+    chunk = chunk_of(1)
+    ledger.expect(chunk, Lane.BULK)
+    ledger.was_sent("run-7")
+    let_pass(redis, ABANDON_S + 60)
+    ledger.abandon()
+    assert ledger.expect(chunk, Lane.BULK) is True
+    assert state(ledger) is JobState.RUNNING
+    assert not ages(redis)
+
+
+@pytest.mark.parametrize("end", ["cancel", "pause", "abandon"])
+def test_what_was_sent_is_brought_back_by_whoever_says_so(end: str, ledger: Ledger, redis: RedisClient) -> None:
+    chunk = chunk_of(1)
+    ledger.expect(chunk, Lane.BULK)
+    ledger.was_sent("run-7")
+    if end == "abandon":
+        let_pass(redis, ABANDON_S + 60)
+        ledger.abandon()
+    else:
+        getattr(ledger, end)("run-7")
+        begin(ledger, chunk)
+    assert ledger.resend("run-7")
+    assert send_due(ledger) == [chunk]
+    assert begin(ledger, chunk) is Verdict.GO
+    ledger.commit(chunk, outcome(chunk))
+    assert state(ledger) is JobState.DONE
+    assert ledger.resend("run-7"), "it is done"
+    assert send_due(ledger) == []
+    assert redis.hget(job_keys("run-7").job, "message") is None
+
+
+def test_what_is_not_kept_is_not_brought_back(ledger: Ledger) -> None:
+    assert not ledger.resend("run-7")
+    open_job(ledger, 2)
+    assert not ledger.resend("run-7")
+
+
 def test_a_sign_that_comes_while_somebody_looks_counts(
     ledger: Ledger, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,6 +74,20 @@ def test_messages_without_index_beside_one_with_it_all_get_rows(bench: Bench) ->
     assert uris(bench) == [[CATS], [DOGS], [OWLS]]
 
 
+def test_messages_without_index_are_numbered_on_after_a_loss(bench: Bench) -> None:
+    for number, uri in enumerate((CATS, DOGS, OWLS)):
+        assert handle(bench, message(bench, uri, index=None), f"message-{number}") == "1 ok"
+        bench.redis.flushall()
+    assert uris(bench) == [[CATS], [DOGS], [OWLS]]
+    assert bench.letters() == []
+
+
+def test_a_message_that_is_refused_is_found_by_the_job_that_it_names(bench: Bench) -> None:
+    open_job(bench, 1)
+    handle(bench, message(bench, CATS, index=None))
+    assert [filed.letter.code for filed in bench.dead_letters.list(job_id="run-7")] == ["job_conflict"]
+
+
 def test_two_jobs_do_not_share_a_prefix(bench: Bench) -> None:
     assert handle(bench, message(bench, CATS)) == "1 ok"
     assert handle(bench, message(bench, DOGS, job_id="another")) == "given up: job_conflict"

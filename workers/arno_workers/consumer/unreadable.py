@@ -21,8 +21,8 @@ from arno_shared.uris import redact
 log = get_logger(__name__)
 
 FileLetter = Callable[[str, DeadLetter], bool | None]
-"""Files the letter of the message with this delivery tag, and is done with the message. False when it stays in hand, to be
-filed later."""
+"""Files the letter of the message with this delivery tag, and is done with the message. False when it stays in hand, to
+be filed later."""
 
 
 def consumer_class(file_letter: FileLetter, worker: str) -> type[Consumer]:

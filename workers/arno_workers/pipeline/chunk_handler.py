@@ -281,7 +281,9 @@ class ChunkHandler:
             given_up = DeadLetter.of_chunk(LetterKind.CHUNK, chunk, raw=raw, **told)
             self._until_back(lambda: self._ledger.bury(chunk, given_up), "the ledger", delivery)
         else:
-            letter = DeadLetter(kind=LetterKind.MESSAGE, raw=raw, message_id=delivery.message_id, **told)
+            letter = DeadLetter(
+                kind=LetterKind.MESSAGE, raw=raw, message_id=delivery.message_id, job_id=_named_job(kwargs), **told
+            )
             self._until_back(lambda: self._dead_letters.add(letter), "the dead letters", delivery)
         self._metrics.ended("filed")
         return f"given up: {code}"
@@ -312,6 +314,14 @@ def _job_id_from(message_id: str) -> str:
         return check_job_id(message_id)
     except ValueError:
         return hashlib.sha256(message_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _named_job(kwargs: Mapping[str, Any]) -> str | None:
+    """The job that a message names, for whoever asks for its letters."""
+    try:
+        return check_job_id(kwargs["job_id"])
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _house_chunk(kwargs: Mapping[str, Any], message_id: str) -> Chunk | None:
