@@ -176,6 +176,15 @@ def task_id(job_id: str, index: int, attempt: int) -> str:
     return f"{job_id}.{attempt_field(index, attempt)}"
 
 
+_TASK_ID = re.compile(f"({JOB_ID_PATTERN[1:-1]})[.][0-9]+[.][0-9]+")
+
+
+def job_of_task_id(name: str) -> str | None:
+    """The job that a message of the house's is of, by its id alone; None when that is another's."""
+    match = _TASK_ID.fullmatch(name)
+    return match[1] if match else None
+
+
 def event_id(job_id: str, index: int, attempt: int) -> str:
     """`job/index`; later attempts of a chunk carry `.attempt`."""
     return f"{job_id}/{index}" if attempt == 1 else f"{job_id}/{index}.{attempt}"

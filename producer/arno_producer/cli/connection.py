@@ -30,7 +30,18 @@ def load_settings() -> "Settings":
 
 
 def connect() -> "Producer":
-    """Raises InvalidRequest when a setting is wrong."""
+    """Raises InvalidRequest when a setting is wrong, HouseError, and RedisRefused when Arno cannot work with this
+    Redis: single keys of a cluster, say, answer as if all were well."""
+    from arno_shared.redis_server import check_server
+
+    producer = connect_unchecked()
+    check_server(producer.redis)
+    return producer
+
+
+def connect_unchecked() -> "Producer":
+    """For who waits for a Redis that is away, or says what is wrong with it. Raises InvalidRequest when a setting is
+    wrong."""
     from arno_producer.client import Producer
 
     settings = load_settings()

@@ -192,12 +192,12 @@ def _run(rules: "tuple[Rule, ...]", run: Callable[["Trigger", "Producer", Event]
     """Until SIGTERM or SIGINT."""
     from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
 
-    from arno_producer.cli.connection import connect
+    from arno_producer.cli.connection import connect_unchecked
     from arno_producer.triggers.trigger import Trigger
     from arno_shared import logs, tracing
     from arno_shared.house_metrics import HouseCollector
 
-    producer = connect()
+    producer = connect_unchecked()
     settings = producer.settings
     logs.configure(settings.log_level)
     log = logs.get_logger(__name__)

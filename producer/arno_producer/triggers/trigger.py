@@ -113,7 +113,7 @@ class Trigger:
         try:
             return self._producer.job(job_id).status().output_prefix == prefix
         except JobNotFound:
-            return False
+            return self._producer.ledger.owner_of(prefix) == job_id
 
 
 def _job_id(image: ImageRef, sequencer: str | None, rule: Rule) -> str:

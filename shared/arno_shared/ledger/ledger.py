@@ -318,6 +318,13 @@ class Ledger(JobLog):
             raise _not_found(job_id)
         return JobStatus.from_hash(job_id, fields)
 
+    def owner_of(self, prefix: str) -> str | None:
+        """The id of the job that has its results below an output prefix, as far as is known here; it may be forgotten
+        otherwise."""
+        with redis_away():
+            owner = self._redis.get(place_key(prefix))
+        return None if owner is None else str(owner.decode())
+
     def jobs(self, limit: int) -> list[str]:
         """Ids of the jobs that producers opened, newest first."""
         with redis_away():

@@ -217,15 +217,53 @@ def test_an_object_of_its_own_that_was_cut_short_is_replaced(
     assert workers_in(store, uri) == ["w1", "w1"]
 
 
+SOMEBODY_ELSES = {
+    "text": b"not rows at all",
+    "bytes": b"\xff\x00",
+    "an object": b"{}\n",
+    "a list": b'[{"job_id": "run-7", "index": 3, "attempts": 1}]\n',
+    "another tool's": b'{"image": "x", "label": "cat"}\n{"image": "y", "label": "dog"}\n',
+    "another job's, cut short": b'{"job_id":"another","index":3,"posi',
+    "another chunk's, cut short": b'{"job_id":"run-7","index":4,"posi',
+    "another attempt's, beside a cut one": b'{"job_id":"run-7","index":3,"attempts":2}\n{"job_id":"run-7","index":3,',
+    "half a table": b"PAR1PAR1",
+}
+
+
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("data", [b"not rows at all", b"\xff\x00", b"{}\n", b"[]\n", b"PAR1PAR1"])
-def test_an_object_that_holds_no_rows_is_replaced(
+@pytest.mark.parametrize("data", SOMEBODY_ELSES.values(), ids=SOMEBODY_ELSES)
+def test_an_object_of_which_nobody_knows_whose_it_is_is_never_replaced(
     data: bytes, format: str, writer: ResultWriter, store: ObjectStore, tmp_path: Path
 ) -> None:
     chunk = make_chunk(tmp_path, A, format=format)
-    store.put(f"{tmp_path.as_uri()}/part-000000003.{format}", data, "text/plain")
-    uri, _ = writer.write(chunk, all_ok(chunk))
-    assert workers_in(store, uri, format) == ["w1"]
+    uri = f"{tmp_path.as_uri()}/part-000000003.{format}"
+    store.put(uri, data, "text/plain")
+    with pytest.raises(JobConflict, match="remove what is there"):
+        writer.write(chunk, all_ok(chunk))
+    assert store.get(uri) == data
+
+
+def test_a_table_that_is_somebody_else_s_is_never_replaced(
+    writer: ResultWriter, store: ObjectStore, tmp_path: Path
+) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "part-000000003.parquet"
+    pq.write_table(pa.table({"a": [1, 2, 3]}), path)
+    data = path.read_bytes()
+    with pytest.raises(JobConflict):
+        writer.write(chunk := make_chunk(tmp_path, A, format="parquet"), all_ok(chunk))
+    assert path.read_bytes() == data
+
+
+@pytest.mark.parametrize("cut", [0, 1, 9, 30, -2, -40])
+def test_what_broke_off_of_its_own_is_replaced(
+    cut: int, writer: ResultWriter, store: ObjectStore, tmp_path: Path
+) -> None:
+    chunk = make_chunk(tmp_path, A, B).model_copy(update={"attempt": 3})
+    uri = f"{tmp_path.as_uri()}/part-000000003.3.jsonl"
+    store.put(uri, encode_part(all_ok(chunk, worker="torn").rows, "jsonl")[:cut], "text/plain")
+    writer.write(chunk, all_ok(chunk))
+    assert workers_in(store, uri) == ["w1", "w1"]
 
 
 @pytest.mark.parametrize("format", FORMATS)

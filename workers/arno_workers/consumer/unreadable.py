@@ -15,7 +15,7 @@ from kombu.message import Message
 from arno_shared.dead_letters import DeadLetter, LetterKind
 from arno_shared.errors import InvalidMessage, Undecodable, UnknownMessage, UnknownTask
 from arno_shared.logs import get_logger
-from arno_shared.names import TASK_NAME, lane_of_queue
+from arno_shared.names import TASK_NAME, job_of_task_id, lane_of_queue
 from arno_shared.uris import redact
 
 log = get_logger(__name__)
@@ -70,6 +70,7 @@ def consumer_class(file_letter: FileLetter, worker: str) -> type[Consumer]:
                 raw=_raw_body(message),
                 task=str((message.headers or {}).get("task", TASK_NAME)),
                 lane=lane_of_queue(str((message.delivery_info or {}).get("routing_key"))),
+                job_id=job_of_task_id(str((message.headers or {}).get("id", ""))),
                 worker=worker,
             )
             try:

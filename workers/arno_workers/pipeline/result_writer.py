@@ -85,7 +85,7 @@ class ResultWriter:
         try:
             rows = decode_part(data, chunk.output.format)
         except Exception:
-            if _holds_a_row_of_others(data, chunk):
+            if not _was_begun_by(data, chunk):
                 raise _conflict(uri, chunk) from None
             return None
         places = places_of(chunk, rows) if all(row.answers(chunk) for row in rows) else None
@@ -104,15 +104,19 @@ def _conflict(uri: str, chunk: Chunk) -> JobConflict:
     )
 
 
-def _holds_a_row_of_others(data: bytes, chunk: Chunk) -> bool:
-    """Of an object that cannot be read whole: whether some line of it is a row, and not of this attempt."""
-    for line in data.splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and "job_id" in row:
-            identity = (row["job_id"], row.get("index"), row.get("attempts"))
-            if identity != (chunk.job_id, chunk.index, chunk.attempt):
-                return True
-    return False
+def _was_begun_by(data: bytes, chunk: Chunk) -> bool:
+    """Whether an object that cannot be read whole is the beginning of what this very attempt writes, which broke off.
+    It takes proof: nobody knows whose anything else is. An empty one is nobody's."""
+    *whole, tail = data.split(b"\n")
+    own = f'{{"job_id":{json.dumps(chunk.job_id)},"index":{chunk.index},'.encode()
+    length = min(len(own), len(tail))
+    return tail[:length] == own[:length] and all(_is_row_of(line, chunk) for line in whole)
+
+
+def _is_row_of(line: bytes, chunk: Chunk) -> bool:
+    try:
+        row = json.loads(line)
+        identity = (row["job_id"], row["index"], row["attempts"])
+    except (ValueError, TypeError, KeyError):
+        return False
+    return bool(identity == (chunk.job_id, chunk.index, chunk.attempt))

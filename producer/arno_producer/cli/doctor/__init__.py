@@ -20,10 +20,10 @@ def doctor(json_lines: JsonOption = False) -> None:
     Looks at Redis, storage, workers, the model that ARNO_WORKER__MODEL names, and the optional parts of Arno.
     Exits with 1 when something that jobs need has failed.
     """
-    from arno_producer.cli.connection import connect
+    from arno_producer.cli.connection import connect_unchecked
     from arno_producer.cli.doctor.findings import Verdict
 
-    findings = list(_examine(connect()))
+    findings = list(_examine(connect_unchecked()))
     if json_lines:
         for finding in findings:
             texts = {name: redact(text) for name, text in finding._asdict().items()}

@@ -1,5 +1,5 @@
 -- Returns the job's state, or false when there is no such job.
-may_do_all()
+even_when_full()
 local state = get('state')
 if state == 'running' or state == 'paused' then
   finish('cancelled')

@@ -43,7 +43,7 @@ local function may_do_all()
 end
 
 -- A server whose memory is full refuses what may take more, until a script has written something else. Called by what
--- workers do: finishing work is what frees memory. What producers do is refused.
+-- workers do, and by who lets a job go on or end: finishing work is what frees memory. What adds more is refused.
 local function even_when_full()
   redis.call('HDEL', JOB, '')
   may_do_all()

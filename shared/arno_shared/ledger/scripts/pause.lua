@@ -1,5 +1,5 @@
 -- A running job stands still. Returns the job's state, or false when there is no such job.
-may_do_all()
+even_when_full()
 local state = get('state')
 if state == 'running' then
   redis.call('HSET', JOB, 'state', 'paused')

@@ -1,6 +1,6 @@
 -- Somebody says that a job is to go on, whatever became of it. A: lane.
 -- Chunks that were given up whole are to be sent again, as everything uncommitted is, and their letters go.
-may_do_all()
+even_when_full()
 wake()
 redis.call('HSET', JOB, 'lane', A[1])
 for _, field in ipairs(redis.call('HKEYS', BURIED)) do
