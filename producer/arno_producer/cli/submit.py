@@ -92,14 +92,11 @@ def submit(
     from arno_producer.cli.progress import exit_code, follow
     from arno_producer.client import new_job_id
     from arno_producer.sources import Columns, images_from
-    from arno_shared.redis_server import check_server
 
     producer = connect()
     job_id = job_id or new_job_id()
     images = images_from(sources, producer.store, Columns(uri_column, id_column))
     prefix = output or f"{producer.settings.output_prefix}{job_id}/"
-    # Here, where nothing is there to go on with.
-    check_server(producer.redis)
     with _says_how_to_go_on(producer, job_id), _counted(images) as counted:
         job = producer.submit(
             counted,

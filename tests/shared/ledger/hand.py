@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from arno_shared.dead_letters import DeadLetter, DeadLetters, LetterKind
 from arno_shared.ledger import JobState, Ledger, Message, Outcome, Verdict
 from arno_shared.messages import Chunk, ImageRef, Output, Prompt
-from arno_shared.names import DELAYED, LIVE, UNACKED_INDEX, Lane, event_id, job_keys, task_id
+from arno_shared.names import Lane, event_id, job_keys, task_id
 from arno_shared.redis_client import RedisClient
 from arno_shared.topic import ChunkCompleted, ChunkEvent, Counts
 
@@ -134,14 +134,3 @@ def replay(ledger: Ledger, letters: DeadLetters) -> list[Chunk]:
 
 def keys_of(redis: RedisClient, job_id: str = "run-7") -> list[str]:
     return [key for key in job_keys(job_id) if redis.exists(key)]
-
-
-def let_pass(redis: RedisClient, seconds: float) -> None:
-    """Moves the server's time on: what is scored by it, and what has a time to live."""
-    for name in (DELAYED, LIVE, UNACKED_INDEX):
-        for member, score in redis.zrange(name, 0, -1, withscores=True):
-            redis.zadd(name, {member: score - seconds})
-    for key in redis.keys("*"):
-        left_ms = redis.pttl(key)
-        if left_ms >= 0:
-            redis.pexpire(key, left_ms - int(seconds * 1000))

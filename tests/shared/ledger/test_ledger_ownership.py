@@ -8,6 +8,7 @@ from arno_shared.ledger import JobState, Ledger, Verdict
 from arno_shared.messages import MAX_CHUNKS, Output
 from arno_shared.names import Lane, job_keys
 from arno_shared.redis_client import RedisClient
+from tests.model.clock import pass_time
 from tests.shared.ledger.hand import (
     OUTPUT,
     RETENTION_S,
@@ -18,7 +19,6 @@ from tests.shared.ledger.hand import (
     chunk_of,
     counted,
     foreign,
-    let_pass,
     open_job,
     outcome,
     send_due,
@@ -53,7 +53,7 @@ def test_a_prefix_is_of_the_job_that_came_first(first, ledger: Ledger, redis: Re
             ledger.expect(chunk_of(1, job_id="second").model_copy(update={"output": OUTPUT}), Lane.BULK)
         assert ledger.begin("second", 0, 1, foreign(), OUTPUT).verdict is Verdict.CONFLICT
         assert ledger.begin("second", None, 1, foreign(), OUTPUT).verdict is Verdict.CONFLICT
-        let_pass(redis, RETENTION_S + 1)
+        pass_time(redis, RETENTION_S + 1)
     first(ledger)
 
 
@@ -144,7 +144,7 @@ def test_a_job_that_was_takes_no_messages_of_others_either(
     else:
         ledger.expect(chunk, Lane.BULK)
     ledger.commit(chunk, outcome(chunk))
-    let_pass(redis, RETENTION_S + 1)
+    pass_time(redis, RETENTION_S + 1)
     assert ledger.begin("run-7", index, 1, foreign(), OUTPUT).verdict is Verdict.CONFLICT
     assert not redis.exists(job_keys("run-7").job)
 
@@ -289,7 +289,7 @@ def test_what_its_sender_did_not_come_to_send_is_sent_by_a_worker(ledger: Ledger
     chunk = chunk_of(2)
     assert [ledger.expect(chunk, Lane.INTERACTIVE) for _ in range(2)] == [True, True]
     assert ledger.due() == []
-    let_pass(redis, 31)
+    pass_time(redis, 31)
     (due,) = ledger.due()
     assert (due.lane, due.message, due.task_id) == (Lane.INTERACTIVE, chunk.to_wire(), "run-7.0.1")
     ledger.sent(due)
@@ -318,5 +318,5 @@ def test_what_was_sent_is_not_sent_again(ledger: Ledger, redis: RedisClient) -> 
     chunk = chunk_of(2)
     ledger.expect(chunk, Lane.BULK)
     ledger.was_sent("run-7")
-    let_pass(redis, 31)
+    pass_time(redis, 31)
     assert ledger.due() == []

@@ -11,6 +11,7 @@ from arno_shared.messages import Chunk
 from arno_shared.names import DELAYED, JOBS, LIVE, TOPIC, Lane, job_keys
 from arno_shared.redis_client import RedisClient
 from arno_shared.settings import Settings
+from tests.model.clock import pass_time
 from tests.shared.ledger.hand import (
     OUTPUT,
     RETENTION_S,
@@ -22,7 +23,6 @@ from tests.shared.ledger.hand import (
     counted,
     foreign,
     keys_of,
-    let_pass,
     open_job,
     outcome,
     output_of,
@@ -69,7 +69,7 @@ def test_a_job_that_wakes_stops_ageing(ledger: Ledger, letters: DeadLetters, red
     ledger.commit(chunk, outcome(chunk, failed=1, gives_up=True))
     assert ages(redis)
     (again,) = replay(ledger, letters)
-    let_pass(redis, 2 * RETENTION_S)
+    pass_time(redis, 2 * RETENTION_S)
     assert begin(ledger, again) is Verdict.GO
     ledger.commit(again, outcome(again))
     assert counted(ledger) == {"chunks": 1, "chunks_committed": 1, "images": 3, "ok": 3}
@@ -96,7 +96,7 @@ def test_a_paused_job_outlasts_every_retention(
     chunk = paused(ledger)
     assert begin(ledger, chunk) is Verdict.PAUSED
     assert ledger.park(chunk, Lane.BULK)
-    let_pass(redis, 3 * RETENTION_S)
+    pass_time(redis, 3 * RETENTION_S)
     assert state(ledger) is JobState.PAUSED
     assert ledger.unpause("run-7") is JobState.RUNNING
     assert send_due(ledger) == [chunk]
@@ -109,7 +109,7 @@ def test_what_waits_for_a_later_attempt_outlasts_every_retention(ledger: Ledger,
     ledger.expect(chunk, Lane.BULK)
     ledger.was_sent("run-7")
     ledger.commit(chunk, outcome(chunk, failed=2, put_off=2, delay_s=5 * RETENTION_S))
-    let_pass(redis, 6 * RETENTION_S)
+    pass_time(redis, 6 * RETENTION_S)
     (later,) = send_due(ledger)
     ledger.commit(later, outcome(later))
     assert counted(ledger) == {"chunks": 1, "chunks_committed": 1, "images": 4, "ok": 2, "failed": 2}
@@ -121,7 +121,7 @@ def test_a_cancelled_job_ages_once_all_that_was_queued_of_it_is_dropped(ledger: 
     ledger.commit(committed, outcome(committed))
     bury(ledger, buried)
     ledger.cancel("run-7")
-    let_pass(redis, 3 * RETENTION_S)
+    pass_time(redis, 3 * RETENTION_S)
     for chunk in queued:
         assert not ages(redis)
         assert begin(ledger, chunk) is Verdict.CANCELLED
@@ -165,20 +165,20 @@ def test_nothing_stays_for_ever(move: str, sealed: bool, ledger: Ledger, redis: 
     chunk, _ = open_job(ledger, 2, 2, sealed=sealed)
     ledger.commit(chunk, outcome(chunk))
     getattr(ledger, move, lambda _: None)("run-7")
-    let_pass(redis, ABANDON_S - 60)
+    pass_time(redis, ABANDON_S - 60)
     assert ledger.abandon() == 0
     assert not ages(redis)
-    let_pass(redis, 120)
+    pass_time(redis, 120)
     assert ledger.abandon() == 1
     assert ledger.abandon() == 0
     assert state(ledger) is (JobState.CANCELLED if move == "cancel" else JobState.INCOMPLETE)
     assert ledger.status("run-7").finished
     assert ledger.status("run-7").finished_at
     assert ages(redis)
-    let_pass(redis, RETENTION_S + 1)
+    pass_time(redis, RETENTION_S + 1)
     with pytest.raises(JobNotFound):
         ledger.status("run-7")
-    let_pass(redis, 10 * RETENTION_S + ABANDON_S)
+    pass_time(redis, 10 * RETENTION_S + ABANDON_S)
     redis.delete(TOPIC, JOBS)
     assert redis.keys("*") == []
 
@@ -193,7 +193,7 @@ def test_a_sign_of_life_puts_the_end_off(ledger: Ledger, redis: RedisClient) -> 
         lambda: ledger.pause("run-7"),
         lambda: ledger.unpause("run-7"),
     ):
-        let_pass(redis, ABANDON_S - 60)
+        pass_time(redis, ABANDON_S - 60)
         sign()
         assert ledger.abandon() == 0
         assert redis.zscore(LIVE, "run-7") > redis.time()[0] + ABANDON_S - 60
@@ -201,7 +201,7 @@ def test_a_sign_of_life_puts_the_end_off(ledger: Ledger, redis: RedisClient) -> 
 
 def test_what_was_sent_and_never_begun_ends_too(ledger: Ledger, redis: RedisClient) -> None:
     ledger.expect(chunk_of(1), Lane.BULK)
-    let_pass(redis, ABANDON_S + 60)
+    pass_time(redis, ABANDON_S + 60)
     assert ledger.abandon() == 1
     assert state(ledger) is JobState.INCOMPLETE
 
@@ -210,7 +210,7 @@ def test_what_was_sent_and_ended_incomplete_goes_on_when_it_is_sent_again(ledger
     chunk = chunk_of(1)
     ledger.expect(chunk, Lane.BULK)
     ledger.was_sent("run-7")
-    let_pass(redis, ABANDON_S + 60)
+    pass_time(redis, ABANDON_S + 60)
     ledger.abandon()
     assert ledger.expect(chunk, Lane.BULK) is True
     assert state(ledger) is JobState.RUNNING
@@ -223,7 +223,7 @@ def test_what_was_sent_is_brought_back_by_whoever_says_so(end: str, ledger: Ledg
     ledger.expect(chunk, Lane.BULK)
     ledger.was_sent("run-7")
     if end == "abandon":
-        let_pass(redis, ABANDON_S + 60)
+        pass_time(redis, ABANDON_S + 60)
         ledger.abandon()
     else:
         getattr(ledger, end)("run-7")
@@ -258,14 +258,14 @@ def test_a_sign_that_comes_while_somebody_looks_counts(
 def test_a_job_that_is_gone_is_no_longer_looked_for(ledger: Ledger, redis: RedisClient) -> None:
     open_job(ledger, 2)
     redis.delete(*job_keys("run-7"))
-    let_pass(redis, ABANDON_S + 60)
+    pass_time(redis, ABANDON_S + 60)
     assert ledger.abandon() == 0
     assert redis.zcard(LIVE) == 0
 
 
 def test_an_incomplete_job_goes_on_when_something_of_it_comes(ledger: Ledger, redis: RedisClient) -> None:
     chunk, _ = open_job(ledger, 2, 2, sealed=False)
-    let_pass(redis, ABANDON_S + 60)
+    pass_time(redis, ABANDON_S + 60)
     assert ledger.abandon() == 1
     assert begin(ledger, chunk) is Verdict.GO
     assert state(ledger) is JobState.RUNNING
@@ -274,7 +274,7 @@ def test_an_incomplete_job_goes_on_when_something_of_it_comes(ledger: Ledger, re
 
 def test_an_incomplete_job_goes_on_when_it_is_submitted_again(ledger: Ledger, redis: RedisClient) -> None:
     open_job(ledger, 2, 2, sealed=False)
-    let_pass(redis, ABANDON_S + 60)
+    pass_time(redis, ABANDON_S + 60)
     ledger.abandon()
     assert redis.zcard(LIVE) == 0
     ledger.open("run-7", TERMS, OUTPUT, Lane.BULK)
@@ -287,7 +287,7 @@ def test_an_incomplete_job_goes_on_when_it_is_submitted_again(ledger: Ledger, re
 
 
 def forget(redis: RedisClient) -> None:
-    let_pass(redis, RETENTION_S + 1)
+    pass_time(redis, RETENTION_S + 1)
     assert not redis.exists(job_keys("run-7").job)
 
 
@@ -299,7 +299,7 @@ def test_a_late_message_of_a_job_that_was_cancelled_is_dropped(ledger: Ledger, r
     forget(redis)
     for _ in range(3):
         assert begin(ledger, late) is Verdict.CANCELLED
-        let_pass(redis, 9 * RETENTION_S)
+        pass_time(redis, 9 * RETENTION_S)
     with pytest.raises(JobNotFound):
         ledger.status("run-7")
 
@@ -347,7 +347,7 @@ def test_a_late_message_keeps_in_mind_what_was_committed(ledger: Ledger, redis: 
     forget(redis)
     for _ in range(3):
         assert ledger.begin("run-7", 0, 1, foreign(), OUTPUT).verdict is Verdict.UNSURE
-        let_pass(redis, 9 * RETENTION_S)
+        pass_time(redis, 9 * RETENTION_S)
 
 
 def test_messages_without_index_are_numbered_on_after_their_job_was_forgotten(
@@ -421,7 +421,7 @@ def test_a_letter_of_a_job_that_was_cancelled_stays_a_letter(
         with pytest.raises(JobConflict, match="was cancelled, and takes no work"):
             ledger.replay(filed)
         assert begin(ledger, second) is Verdict.CANCELLED
-        let_pass(redis, RETENTION_S + 1)
+        pass_time(redis, RETENTION_S + 1)
     assert list(letters.list()) == [filed]
     assert redis.zcard(DELAYED) == 0
     with pytest.raises(JobNotFound):
