@@ -170,20 +170,23 @@ class Producer:
     def resume(self, job_id: str, *, output: str | None = None, lane: Lane | str | None = None) -> ResumedJob:
         """Continues a job from its manifest, without its images at hand, whatever Redis has lost of it.
 
-        A job that was sent has no manifest: its message, which the ledger keeps, is sent again. Else chunks that are
-        committed, or whose result objects stand, are not run again, and all others are enqueued. What was
-        still in a queue is then there twice, and dropped where it comes second. A cancelled job goes on. `output` is
-        the job's prefix, by default where the ledger says or where jobs go when nobody says; `lane` is by default the
-        one that the job was in, if the ledger knows, or bulk.
+        Of a job that was sent, or came in messages, there is no manifest: what the ledger keeps of it is sent again.
+        Else chunks that are committed, or whose result objects stand, are not run again, and all others are enqueued.
+        What was still in a queue is then there twice, and dropped where it comes second. A cancelled job goes on.
+        `output` is the job's prefix, by default where the ledger says or where jobs go when nobody says; `lane` is by
+        default the one that the job was in, if the ledger knows, or bulk.
 
         Raises JobNotFound (nothing of the job stands at its prefix), InvalidRequest (also when the job was not
         submitted whole: what is known of it is enqueued all the same), JobConflict, HouseError, StorageRefused.
         """
         job_id = _valid(_JOB_ID, job_id, "job_id")
-        if self._was_sent(job_id):
-            return self._resend(job_id)
         known_prefix, known_lane = self._known(job_id)
-        record = self._record(job_id, self._output(output or known_prefix, job_id).prefix)
+        try:
+            record = self._record(job_id, self._output(output or known_prefix, job_id).prefix)
+        except JobNotFound:
+            if self.ledger.resend(job_id):
+                return self._resent(job_id)
+            raise
         lane = _valid(_LANE, lane or known_lane or Lane.BULK, "lane")
         terms = record.terms
         manifest = Manifest(self.store, job_id, terms)
@@ -211,16 +214,7 @@ class Producer:
         self._house.until_back(partial(manifest.seal, record))
         return ResumedJob(job_id, self.ledger, self.store, submission.done_chunks, submission.sent_chunks)
 
-    def _was_sent(self, job_id: str) -> bool:
-        try:
-            return self.ledger.status(job_id).origin == "sender"
-        except JobNotFound:
-            return False
-
-    def _resend(self, job_id: str) -> ResumedJob:
-        kept = self.ledger.resend(job_id)
-        if not kept:
-            raise JobNotFound(f"the message of job {job_id!r} is no longer kept: send it again, under another job id")
+    def _resent(self, job_id: str) -> ResumedJob:
         sent = release_due(self.ledger, self._sender)
         return ResumedJob(job_id, self.ledger, self.store, done_chunks=int(not sent), sent_chunks=int(sent > 0))
 
@@ -280,9 +274,10 @@ def new_job_id() -> str:
 
 
 def _arguments(raw: str) -> tuple[list[Any], dict[str, Any]] | None:
-    """The `args` and `kwargs` of a dead letter, if it holds any."""
+    """The `args` and `kwargs` of a dead letter, if it holds any: as they were read, or in a body of Celery's."""
     try:
         message = json.loads(raw)
-        return list(message["args"]), dict(message["kwargs"])
+        args, kwargs = message[:2] if isinstance(message, list) else (message["args"], message["kwargs"])
+        return list(args), dict(kwargs)
     except (ValueError, TypeError, KeyError):
         return None

@@ -57,7 +57,7 @@ class Intake:
             self._find(chunks, claim, listed)
         elif opened.state is not JobState.CANCELLED:
             self._submit(chunks, claim, opened, listed)
-        return SubmittedJob(self._job_id, self._house, created=opened.created and not claim.stood)
+        return SubmittedJob(self._job_id, self._house, created=opened.created and not claim.record.sealed)
 
     def _compared(self, chunks: Iterator[Chunk], claim: Claim) -> Iterator[Chunk]:
         """Chunks that come but once: where the record knows what they were, nothing is opened or sent before they were

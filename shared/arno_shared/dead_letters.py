@@ -1,18 +1,21 @@
 """Dead letters: what was given up, kept with its reason so that it can be looked at, replayed or purged."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from arno_shared.errors import InvalidRequest
+from arno_shared.logs import get_logger
 from arno_shared.messages import AnyText, Chunk
 from arno_shared.names import DEAD_LETTERS, TASK_NAME, Lane
 from arno_shared.redis_client import RedisClient, redis_away
 from arno_shared.stored import StoredModel
+
+log = get_logger(__name__)
 
 _ADD = """
 -- First something that a server allows whose memory is full: then it allows the rest, and a letter is no more than the
@@ -83,6 +86,15 @@ class FiledLetter(NamedTuple):
     letter: DeadLetter
 
 
+def _read(entry_id: bytes, fields: Mapping[bytes, bytes]) -> DeadLetter | None:
+    """None when it is none, which keeps nobody from the others."""
+    try:
+        return DeadLetter.model_validate_json(fields[b"letter"])
+    except (KeyError, ValidationError):
+        log.warning("an entry of the dead letters is none", entry=entry_id.decode())
+        return None
+
+
 class DeadLetters:
     """The stream of dead letters, oldest first. It keeps the newest `max_letters`; rows of failed images stay."""
 
@@ -102,7 +114,9 @@ class DeadLetters:
             with redis_away():
                 page = self._redis.xrange(DEAD_LETTERS, min=start, count=500)
             for entry_id, fields in page:
-                letter = DeadLetter.model_validate_json(fields[b"letter"])
+                letter = _read(entry_id, fields)
+                if letter is None:
+                    continue
                 if job_id in (None, letter.job_id) and code in (None, letter.code):
                     yield FiledLetter(entry_id.decode(), letter)
             if len(page) < 500:

@@ -116,6 +116,8 @@ class JobKeys(NamedTuple):
     `index.attempt/position` → the same of this image, alone in a worker; `index.attempt/restored`: see `restored`."""
     restored: str
     """Bitmap: bit `index` is set while a chunk is known by its result object alone, and was perhaps never announced."""
+    bygone: str
+    """Bitmap: what `committed` was before the ledger had let the job go, and something of it came all the same."""
     tombstone: str
     """Hash: what a job was that the ledger has let go."""
 

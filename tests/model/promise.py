@@ -274,8 +274,14 @@ class Promise:
             for first in range(0, len(uris), CHUNK_IMAGES)
         ]
 
+    def _is_an_end(self, row: ResultRow, seen: Seen) -> bool:
+        job = seen.jobs.get(row.job_id)
+        known = job is not None and job.state and row.job_id not in self.torn
+        return not known or self._is_committed(row, row.job_id, job)
+
     def _came_to_something(self, ask: Ask, seen: Seen) -> None:
-        rows = [row for _, row in seen.rows if row.image.uri in ask.uris]
+        # What a slow holder wrote, and did not come to commit, is no end.
+        rows = [row for _, row in seen.rows if row.image.uri in ask.uris and self._is_an_end(row, seen)]
         letters = [filed.letter for filed in seen.letters if _uris_of(filed) & {*ask.uris}]
         refused = any(letter.kind is LetterKind.MESSAGE for letter in letters)
         buried = [letter for letter in letters if letter.kind is LetterKind.CHUNK]

@@ -128,3 +128,10 @@ def test_the_newest_letters_are_kept(redis: RedisClient) -> None:
     # Streams are trimmed by whole nodes of 100 entries.
     assert 100 <= len(kept) <= 200
     assert kept == list(range(350))[-len(kept) :]
+
+
+def test_an_entry_that_is_no_letter_keeps_nobody_from_the_others(redis: RedisClient, letters: DeadLetters) -> None:
+    for fields in ({"letter": "{}"}, {"other": "x"}, {"letter": "no JSON"}):
+        redis.xadd(DEAD_LETTERS, fields)
+    letters.add(letter_of(7))
+    assert numbers(letters) == [7]

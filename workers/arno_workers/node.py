@@ -95,7 +95,7 @@ def run_node(settings: Settings, device: str, name: str) -> int:
         until_back(lambda: dead_letters.add(letter), "the dead letters", drain)
         metrics.ended("filed")
 
-    letterbox = Letterbox(hands, drain, lambda: metrics.ended("filed")) if hands else file_at_once
+    letterbox = Letterbox(hands, drain, lambda: metrics.ended("filed")) if hands is not None else file_at_once
     app = worker_app(settings, worker, hands, letterbox)
     register(app, handler, hands, vitals)
 

@@ -10,11 +10,12 @@ from typing import Any
 
 from arno_shared import tracing
 from arno_shared.dead_letters import DeadLetter, FiledLetter, LetterKind
-from arno_shared.errors import InvalidRequest, JobConflict, JobNotFound
+from arno_shared.errors import InvalidRequest, JobConflict, JobNotFound, RedisRefused
 from arno_shared.ledger.log import JobLog
 from arno_shared.ledger.outcome import Found, Outcome, Suspect
 from arno_shared.ledger.status import JobState, JobStatus
 from arno_shared.ledger.verdict import Begun, Message, Opened, Verdict
+from arno_shared.logs import get_logger
 from arno_shared.messages import MAX_ATTEMPTS, MAX_CHUNKS, Chunk, Output
 from arno_shared.names import (
     DEAD_LETTERS,
@@ -34,6 +35,8 @@ from arno_shared.names import (
 from arno_shared.redis_client import RedisClient, redis_away
 from arno_shared.settings import Settings
 from arno_shared.topic import EVENT_TYPE
+
+log = get_logger(__name__)
 
 _SEND_WITHIN_S = 30
 _TOMBSTONE_RETENTIONS = 10
@@ -147,7 +150,7 @@ class Ledger(JobLog):
         self._run("sent", job_id, attempt_field(0, 1))
 
     def resend(self, job_id: str) -> bool:
-        """A job of one chunk goes on, whatever became of it. False when its message is not kept here (any more)."""
+        """A job without a manifest goes on, whatever became of it, with what is kept of it here. False: nothing is."""
         return self._run("resend", job_id) is not None
 
     def begin(
@@ -303,7 +306,7 @@ class Ledger(JobLog):
         with redis_away():
             seconds, _ = self._redis.time()
             silent = self._redis.zrangebyscore(LIVE, "-inf", seconds, start=0, num=limit)
-        return sum(self._run("abandon", job_id.decode()) is not None for job_id in silent)
+        return sum(self._run("abandon", job_id.decode("utf-8", "replace")) is not None for job_id in silent)
 
     def park(self, chunk: Chunk, lane: Lane) -> bool:
         """Keeps a chunk of a paused job until that goes on; False when it goes on already."""
@@ -334,22 +337,29 @@ class Ledger(JobLog):
         """Attempts whose time has come, for this caller to send. They come up again unless `sent` is called soon:
         sent twice is harmless, lost is not."""
         claim = self._redis.register_script(_script("claim_due"))
-        found = []
         with redis_away():
-            for member in map(bytes.decode, claim(keys=[DELAYED], args=[limit, _SEND_WITHIN_S])):
-                job_id, attempt = split_delayed_member(member)
-                keys = job_keys(job_id)
-                message = self._redis.hget(keys.put_off, attempt)
-                if message is None and attempt == attempt_field(0, 1):
-                    message = self._redis.hget(keys.job, "message")
-                if message is None:  # done or aged meanwhile
-                    self._redis.zrem(DELAYED, member)
-                else:
-                    noted = json.loads(message)
-                    found.append(
-                        DueMessage(job_id, attempt, Lane(noted["lane"]), noted["message"], noted.get("traceparent"))
-                    )
+            entries = claim(keys=[DELAYED], args=[limit, _SEND_WITHIN_S])
+        found = []
+        for entry in entries:
+            member = entry.decode("utf-8", "replace")
+            try:
+                found += self._due(member)
+            except (RedisRefused, ValueError, KeyError, TypeError) as error:
+                # Somebody else's, or a newer worker's: it keeps nobody from the others.
+                log.error("what was put off cannot be read", what=member, error=repr(error))
         return found
+
+    def _due(self, member: str) -> list["DueMessage"]:
+        job_id, attempt = split_delayed_member(member)
+        keys = job_keys(job_id)
+        with redis_away():
+            message = self._redis.hget(keys.put_off, attempt)
+            if message is None and attempt == attempt_field(0, 1):
+                message = self._redis.hget(keys.job, "message")
+            if message is None:  # done or aged meanwhile
+                self._redis.zrem(DELAYED, member)
+                return []
+        return [DueMessage.of(job_id, attempt, json.loads(message))]
 
     def sent(self, due: "DueMessage") -> None:
         self._run("sent", due.job_id, due.attempt)
@@ -378,6 +388,11 @@ class DueMessage:
     """As it was noted, perhaps by a newer worker: it is sent as it is."""
     traceparent: str | None = None
     """Of the attempt that it follows, where that was traced."""
+
+    @classmethod
+    def of(cls, job_id: str, attempt: str, noted: Mapping[str, Any]) -> "DueMessage":
+        """Raises ValueError, KeyError or TypeError when it is none."""
+        return cls(job_id, attempt, Lane(noted["lane"]), dict(noted["message"]), noted.get("traceparent"))
 
     @property
     def task_id(self) -> str:

@@ -265,6 +265,16 @@ def test_what_is_due_comes_up_again_until_it_is_sent(ledger: Ledger, redis: Redi
     assert redis.zcard(DELAYED) == 0
 
 
+@pytest.mark.parametrize("entry", [b"garbage", b"\xff/0.2", b"broken/0.2", b"newer/0.2"])
+def test_what_cannot_be_read_keeps_nobody_from_what_is_due(entry: bytes, ledger: Ledger, redis: RedisClient) -> None:
+    (chunk,) = open_job(ledger, 1)
+    ledger.commit(chunk, outcome(chunk, put_off=1))
+    redis.zadd(DELAYED, {entry: 0})
+    redis.hset(job_keys("broken").put_off, "0.2", "no JSON")
+    redis.hset(job_keys("newer").put_off, "0.2", '{"lane": "of the future", "message": {}}')
+    assert [due.job_id for due in ledger.due()] == ["run-7"]
+
+
 def test_what_is_due_of_a_job_that_is_gone_is_forgotten(ledger: Ledger, redis: RedisClient) -> None:
     (chunk,) = open_job(ledger, 1)
     ledger.commit(chunk, outcome(chunk, put_off=1))

@@ -308,6 +308,24 @@ def test_after_a_loss_what_is_in_flight_was_sent(ledger: Ledger, redis: RedisCli
     assert ledger.expect(chunk, Lane.BULK) is False
 
 
+@pytest.mark.parametrize("end", ["begin", "commit", "bury"])
+def test_after_a_loss_other_work_under_the_id_is_not_taken_for_what_was_sent(
+    end: str, ledger: Ledger, redis: RedisClient
+) -> None:
+    cats, dogs = chunk_of(3), chunk_of(2)
+    ledger.expect(cats, Lane.BULK)
+    redis.flushall()
+    if end == "begin":
+        begin(ledger, cats)
+    elif end == "commit":
+        ledger.commit(cats, outcome(cats))
+    else:
+        bury(ledger, cats)
+    with pytest.raises(JobConflict):
+        ledger.expect(dogs, Lane.BULK)
+    assert ledger.expect(cats, Lane.BULK) is False
+
+
 def test_after_a_loss_a_message_of_others_may_have_the_id(ledger: Ledger) -> None:
     ledger.begin("run-7", 0, 1, foreign(), OUTPUT)
     with pytest.raises(JobConflict):

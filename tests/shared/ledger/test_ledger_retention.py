@@ -6,7 +6,7 @@ import pytest
 
 from arno_shared.dead_letters import DeadLetters
 from arno_shared.errors import JobConflict, JobNotFound
-from arno_shared.ledger import JobState, Ledger, Verdict
+from arno_shared.ledger import Found, JobState, Ledger, Verdict
 from arno_shared.messages import Chunk
 from arno_shared.names import DELAYED, JOBS, LIVE, TOPIC, Lane, job_keys
 from arno_shared.redis_client import RedisClient
@@ -408,6 +408,66 @@ def test_a_letter_that_is_replayed_after_its_job_was_forgotten_is_counted_for_it
     assert counted(ledger) == {"images": 2, "ok": 2}
     assert state(ledger) is JobState.DONE
     assert ages(redis)
+
+
+@pytest.mark.parametrize("what", ["a replay", "a late chunk"])
+def test_what_comes_of_a_job_that_was_leaves_it_to_be_rebuilt(
+    what: str, ledger: Ledger, letters: DeadLetters, redis: RedisClient
+) -> None:
+    first, second = open_job(ledger, 2, 2)
+    ledger.commit(first, outcome(first))
+    ledger.commit(second, outcome(second, failed=1, gives_up=True))
+    forget(redis)
+    if what == "a replay":
+        (again,) = replay(ledger, letters)
+        ledger.commit(again, outcome(again))
+    else:
+        redis.hset(job_keys("run-7").tombstone, "state", "incomplete")
+        late = chunk_of(2, index=2)
+        begin(ledger, late)
+        ledger.commit(late, outcome(late))
+    # What was done of it is known to be, and not counted.
+    assert begin(ledger, first) is Verdict.COMMITTED
+    assert ledger.commit(first, outcome(first)) is False
+    assert 0 not in ledger.committed_indices("run-7", 0, 8)
+    events = redis.xlen(TOPIC)
+    ledger.revive("run-7", TERMS, OUTPUT, Lane.BULK)
+    ledger.announce("run-7", 2, 4)
+    for chunk in (first, second):
+        assert ledger.restore(chunk, Found(ok=2))
+        assert ledger.restore(chunk, Found(ok=2)) is False
+        # It was announced then.
+        assert ledger.commit(chunk, outcome(chunk)) is False
+    assert redis.xlen(TOPIC) == events
+    assert ledger.status("run-7").chunks_committed >= 2
+
+
+def test_a_chunk_that_was_given_up_and_is_done_after_its_job_was_forgotten_has_no_letter(
+    ledger: Ledger, letters: DeadLetters, redis: RedisClient
+) -> None:
+    (chunk,) = open_job(ledger, 2)
+    bury(ledger, chunk)
+    forget(redis)
+    assert begin(ledger, chunk) is Verdict.GO
+    assert ledger.commit(chunk, outcome(chunk))
+    assert list(letters.list()) == []
+    assert ledger.status("run-7").ok == 2
+
+
+def test_a_job_that_is_submitted_again_after_it_was_forgotten_knows_what_was_given_up(
+    ledger: Ledger, letters: DeadLetters, redis: RedisClient
+) -> None:
+    first, second = open_job(ledger, 2, 3)
+    bury(ledger, first)
+    ledger.commit(second, outcome(second))
+    forget(redis)
+    open_job(ledger, 2, 3)
+    assert counted(ledger) == {"chunks": 2, "dead": 2, "images": 5}
+    assert ledger.restore(second, Found(ok=3))
+    assert state(ledger) is JobState.DONE
+    (again,) = replay(ledger, letters)
+    ledger.commit(again, outcome(again))
+    assert counted(ledger) == {"chunks": 2, "chunks_committed": 2, "images": 5, "ok": 5}
 
 
 def test_a_letter_of_a_job_that_was_cancelled_stays_a_letter(

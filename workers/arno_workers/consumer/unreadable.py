@@ -63,6 +63,8 @@ def consumer_class(file_letter: FileLetter, worker: str) -> type[Consumer]:
 
         def _file(self, message: Message, error: type[InvalidMessage], reason: str) -> None:
             log.error("message given up", code=error.code, error=redact(reason))
+            said = (message.headers or {}).get("id")
+            message_id = said if isinstance(said, str) else None
             letter = DeadLetter(
                 kind=LetterKind.MESSAGE,
                 code=error.code,
@@ -70,7 +72,8 @@ def consumer_class(file_letter: FileLetter, worker: str) -> type[Consumer]:
                 raw=_raw_body(message),
                 task=str((message.headers or {}).get("task", TASK_NAME)),
                 lane=lane_of_queue(str((message.delivery_info or {}).get("routing_key"))),
-                job_id=job_of_task_id(str((message.headers or {}).get("id", ""))),
+                message_id=message_id,
+                job_id=job_of_task_id(message_id or ""),
                 worker=worker,
             )
             try:

@@ -37,6 +37,9 @@ log = get_logger(__name__)
 
 T = TypeVar("T")
 
+_MOST_REASON_CHARS = 4000
+"""Of what went wrong, in a dead letter and in the log."""
+
 
 class ChunkHandler:
     """One for each worker; `handle` is called by several threads at a time, a chunk each."""
@@ -85,7 +88,7 @@ class ChunkHandler:
     def _handle(self, message: TaskMessage, delivery: Delivery) -> str:
         asked = self._asked(message, delivery.message_id)
         # Without hands, the transport gives every delivery of a message the same tag.
-        tag = delivery.tag if delivery.hands else secrets.token_hex(8)
+        tag = delivery.tag if delivery.hands is not None else secrets.token_hex(8)
         said = Message(delivery.message_id, asked.digest, tag)
         index = message.index if message.job_id else 0
 
@@ -276,7 +279,7 @@ class ChunkHandler:
         told: dict[str, Any] = {"code": code, "reason": reason, "lane": delivery.lane, "worker": self._worker}
         raw = raw_message(args, kwargs)
         chunk = _house_chunk(kwargs, delivery.message_id)
-        if chunk is not None:
+        if chunk is not None and not isinstance(error, JobConflict):
             # Whoever sent it counts on it: its job must come to an end.
             given_up = DeadLetter.of_chunk(LetterKind.CHUNK, chunk, raw=raw, **told)
             self._until_back(lambda: self._ledger.bury(chunk, given_up), "the ledger", delivery)
@@ -346,6 +349,6 @@ def _conflict(chunk: Chunk) -> JobConflict:
 
 def _describe(error: BaseException) -> tuple[str, str]:
     """Code and reason for a dead letter."""
-    if isinstance(error, ArnoError):
-        return error.code, redact(str(error))
-    return InternalError.code, redact(f"{type(error).__name__}: {error}")
+    code = error.code if isinstance(error, ArnoError) else InternalError.code
+    words = str(error) if isinstance(error, ArnoError) else f"{type(error).__name__}: {error}"
+    return code, redact(words[:_MOST_REASON_CHARS])

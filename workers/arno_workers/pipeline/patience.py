@@ -15,6 +15,8 @@ T = TypeVar("T")
 
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 10.0
+_SIGN_EVERY_S = 1.0
+"""Somebody may watch whether anything moves."""
 
 
 class Drained(Exception):
@@ -60,7 +62,7 @@ class Drain:
 
 
 def until_back(call: Callable[[], T], what: str, drain: Drain, waiting: Callable[[], None] = lambda: None) -> T:
-    """What `call` returns, however long the house is away; `waiting` is called before each pause.
+    """What `call` returns, however long the house is away; `waiting` is called now and then meanwhile.
 
     Raises Drained, and whatever else `call` raises.
     """
@@ -70,6 +72,12 @@ def until_back(call: Callable[[], T], what: str, drain: Drain, waiting: Callable
             return call()
         except HouseError as error:
             log.warning("waiting", what=what, error=str(error), pause_s=round(pause_s, 1))
-            waiting()
-            drain.pause(pause_s * random.uniform(0.7, 1.3))
+            _pause(pause_s * random.uniform(0.7, 1.3), drain, waiting)
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+
+
+def _pause(seconds: float, drain: Drain, waiting: Callable[[], None]) -> None:
+    until_s = monotonic() + seconds
+    while (left_s := until_s - monotonic()) > 0:
+        waiting()
+        drain.pause(min(left_s, _SIGN_EVERY_S))

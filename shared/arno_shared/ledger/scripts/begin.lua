@@ -40,7 +40,8 @@ if redis.call('EXISTS', JOB) == 0 then
   end
   if was == 'cancelled' then return verdict('cancelled') end
   if was and origin ~= 'message' and not house then return verdict('conflict') end
-  if was == 'done' and origin ~= 'message' then return verdict('committed') end
+  local ended = attempt > 1 or is_committed(tonumber(index) or 0, 1)
+  if was == 'done' and origin ~= 'message' and ended then return verdict('committed') end
   if index ~= '' and is_committed(tonumber(index), attempt) then return verdict(house and 'committed' or 'unsure') end
 end
 if not claim_place() then return verdict('conflict') end
@@ -54,6 +55,7 @@ if house then
   end
   local known = origin == 'message' and redis.call('HGET', LOOSE, '#' .. index)
   if known and attempt == 1 and known ~= digest then return verdict('conflict') end
+  note_asked(tonumber(index), attempt, digest)
 elseif origin ~= 'message' then
   -- A producer's job has the chunks that it gave it, and no others.
   return verdict('conflict')

@@ -15,10 +15,14 @@ open_for_message(A[4], A[5])
 local letter = redis.call('XADD', DEAD, 'MAXLEN', '~', A[8], '*', 'letter', A[7])
 -- It is kept for itself: what has the job's id by now does not count it.
 if not is_of_job(attempt, A[4], A[5], A[6]) then return 1 end
-if get('origin') == 'message' then raise_top(index) end
+if get('origin') == 'message' then
+  raise_top(index)
+  note_asked(index, attempt, A[6])
+end
 leave_waiting(attempt, images, redis.call('HDEL', PUT_OFF, field) == 1)
 redis.call('HSET', BURIED, field, images .. ':' .. letter)
 if attempt == 1 then
+  forget_message()
   count('buried', 1)
   note(field .. '/buried')
 end

@@ -21,7 +21,9 @@ local function take_restored()
   return redis.call('HDEL', BEGUN, restored_field) == 1
 end
 
-if is_committed(index, attempt) then
+-- What is restored is counted, though it may have been once before the ledger had let its job go.
+local bygone = attempt == 1 and redis.call('GETBIT', BYGONE, index) == 1 and redis.call('GETBIT', COMMITTED, index) == 0
+if is_committed(index, attempt) and not (bygone and event == '') then
   if event ~= '' and take_restored() then publish() end
   return 0
 end
@@ -31,11 +33,14 @@ if not is_of_job(attempt, A[4], A[5], A[6]) then return 0 end
 local by_message = get('origin') == 'message'
 if attempt == 1 then
   redis.call('SETBIT', COMMITTED, index, 1)
-  if get('origin') == 'sender' then redis.call('HDEL', JOB, 'message') end
+  forget_message()
 end
 local was_passed_over = redis.call('ZSCORE', COMMITS, field .. '/buried') or redis.call('ZSCORE', COMMITS, 'ended')
 if attempt > 1 or by_message or was_passed_over then note(field) end
-if by_message then raise_top(index) end
+if by_message then
+  raise_top(index)
+  note_asked(index, attempt, A[6])
+end
 
 local was_put_off = redis.call('HDEL', PUT_OFF, field) == 1
 if not unbury(field) then leave_waiting(attempt, images, was_put_off) end
@@ -47,7 +52,7 @@ for i = 17, #A, 2 do count('failed:' .. A[i], tonumber(A[i + 1])) end
 if event ~= '' then
   publish()
 elseif attempt == 1 then
-  redis.call('SETBIT', RESTORED, index, 1)
+  if not bygone then redis.call('SETBIT', RESTORED, index, 1) end
 else
   redis.call('HSET', BEGUN, restored_field, 1)
 end

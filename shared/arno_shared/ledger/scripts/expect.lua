@@ -19,7 +19,7 @@ if redis.call('EXISTS', JOB) == 0 then
   live()
   return 'send'
 end
-if get('origin') == 'message' then return redis.call('HLEN', LOOSE) == 0 and 'sent' or 'conflict' end
+if get('origin') == 'message' then return get('asked') == A[8] and redis.call('HLEN', LOOSE) == 0 and 'sent' or 'conflict' end
 if get('terms') ~= terms then return 'conflict' end
 -- Its message may be on no queue any more, and is sent by whoever says so.
 if get('state') == 'incomplete' then

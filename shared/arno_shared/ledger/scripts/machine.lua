@@ -4,22 +4,26 @@
 -- ARGV: the job's id; how long (s) the keys of a job stay that has ended, its tombstone after that, and a live job of
 -- which nothing is heard; then each script's own, which are A.
 
-local JOB, COMMITTED, COMMITS, PUT_OFF, BURIED, LOOSE, BEGUN, RESTORED, TOMBSTONE = unpack(KEYS, 1, 9)
-local LIVE, DELAYED, DEAD, TOPIC, UNACKED, PLACE = unpack(KEYS, 10, 15)
+local JOB, COMMITTED, COMMITS, PUT_OFF, BURIED, LOOSE, BEGUN, RESTORED, BYGONE, TOMBSTONE = unpack(KEYS, 1, 10)
+local LIVE, DELAYED, DEAD, TOPIC, UNACKED, PLACE = unpack(KEYS, 11, 16)
 local JOB_ID, RETENTION_S, TOMBSTONE_S, ABANDON_S = unpack(ARGV, 1, 4)
 local A = {unpack(ARGV, 5)}
 
--- What is done to a key further down, in a way that does nothing: reads, and writes that are refused for an argument.
+-- What is done to a key further down, with arguments that let it do nothing.
 local NOBODY = JOB .. ':nobody'
-local ASKED = {
+local SHARED = {[LIVE] = true, [DELAYED] = true, [DEAD] = true, [TOPIC] = true, [UNACKED] = true, [PLACE or ''] = true}
+local READS = {
+  {'TIME'}, {'EXISTS', JOB}, {'TTL', JOB}, {'HGET', JOB, ''}, {'HMGET', JOB, ''}, {'HKEYS', TOMBSTONE},
+  {'HLEN', LOOSE}, {'HLEN', PUT_OFF}, {'HLEN', BEGUN}, {'HEXISTS', BURIED, ''}, {'HEXISTS', UNACKED, ''},
+  {'GETBIT', COMMITTED, 0}, {'GETBIT', RESTORED, 0}, {'GETBIT', BYGONE, 0}, {'ZSCORE', COMMITS, ''}, {'ZSCORE', LIVE, ''},
+  {'ZSCORE', DELAYED, ''}, {'ZRANGE', COMMITS, 1, 0}, {'ZREVRANGE', COMMITS, 1, 0}, {'XLEN', TOPIC}, {'XLEN', DEAD},
+  {'GET', PLACE or NOBODY},
+}
+local WRITES = {
   {'HSET', JOB, 'of', 'a', 'half'}, {'HINCRBY', JOB, '', 'x'}, {'SETBIT', COMMITTED, 'x', 1}, {'ZADD', DELAYED, 'x', ''},
   {'XADD', TOPIC, '0-0', 'a', 'b'}, {'XADD', DEAD, '0-0', 'a', 'b'}, {'SET', PLACE or NOBODY, '', 'EX', 'x'},
   {'EXPIRE', JOB, 'x'}, {'HDEL', JOB, ''}, {'ZREM', LIVE, ''}, {'ZREM', DELAYED, ''}, {'ZREMRANGEBYSCORE', LIVE, 1, 0},
-  {'XDEL', DEAD, '0-0'}, {'DEL', NOBODY}, {'PERSIST', NOBODY},
-  {'EXISTS', JOB}, {'TTL', JOB}, {'HGET', JOB, ''}, {'HMGET', JOB, ''}, {'HKEYS', TOMBSTONE}, {'HLEN', LOOSE},
-  {'HLEN', PUT_OFF}, {'HLEN', BEGUN}, {'HEXISTS', BURIED, ''}, {'HEXISTS', UNACKED, ''}, {'GETBIT', COMMITTED, 0},
-  {'GETBIT', RESTORED, 0}, {'ZSCORE', COMMITS, ''}, {'ZSCORE', LIVE, ''}, {'ZSCORE', DELAYED, ''},
-  {'ZRANGE', COMMITS, 1, 0}, {'ZREVRANGE', COMMITS, 1, 0}, {'XLEN', TOPIC}, {'XLEN', DEAD}, {'GET', PLACE or NOBODY},
+  {'XDEL', DEAD, '0-0'}, {'DEL', NOBODY}, {'PERSIST', NOBODY}, {'BITOP', 'OR', NOBODY, NOBODY},
 }
 local ABOUT_ARGUMENTS = {'not an integer', 'not a valid float', 'wrong number of arguments', 'greater than 0%-0'}
 
@@ -30,23 +34,34 @@ local function is_about_arguments(words)
   return false
 end
 
+-- Raises what keeps the command from being done, but for its arguments. A key that all jobs share is for somebody to mend;
+-- of one job's, that job alone suffers.
+local function try(command)
+  local answer = redis.pcall(unpack(command))
+  if type(answer) ~= 'table' or not answer.err or is_about_arguments(answer.err) then return end
+  if string.find(answer.err, 'WRONGTYPE') then
+    error((SHARED[command[2]] and 'WRONGTYPE ' or 'of this job, ') .. command[2] .. ' is not what it should be')
+  end
+  redis.call(unpack(command))
+end
+
 -- Called before anything is changed, for a script that ends in its middle is not rolled back: a user who may not do some of
 -- it, a key that somebody has put something else into, and a server that refuses are met here.
-local function may_do_all()
-  for _, command in ipairs(ASKED) do
-    local answer = redis.pcall(unpack(command))
-    if type(answer) == 'table' and answer.err and not is_about_arguments(answer.err) then
-      if string.find(answer.err, 'WRONGTYPE') then error('WRONGTYPE ' .. command[2] .. ' is not what it should be') end
-      redis.call(unpack(command))
-    end
+local function may_do_all(even_when_full)
+  if not even_when_full then try(WRITES[1]) end
+  for _, command in ipairs(READS) do try(command) end
+  for _, command in ipairs(WRITES) do
+    -- Servers that are new enough say it without an error, of which some people count each.
+    if not redis.acl_check_cmd then try(command)
+    elseif not redis.acl_check_cmd(unpack(command)) then redis.call(unpack(command)) end
   end
 end
 
 -- A server whose memory is full refuses what may take more, until a script has written something else. Called by what
 -- workers do, and by who lets a job go on or end: finishing work is what frees memory. What adds more is refused.
 local function even_when_full()
-  redis.call('HDEL', JOB, '')
-  may_do_all()
+  redis.pcall('HDEL', JOB, '')
+  may_do_all(true)
 end
 
 local function now()
@@ -73,19 +88,19 @@ local function live()
 end
 
 -- A job that has ended, and what is written of it after that, is forgotten in time; what is left then is a tombstone: who
--- comes late, or asks again, finds that it was, and which chunks were committed.
+-- comes late, or asks again, finds that it was, and which chunks were committed, and which given up.
 local function age()
-  for i = 1, 8 do redis.call('EXPIRE', KEYS[i], RETENTION_S) end
+  for i = 1, 9 do redis.call('EXPIRE', KEYS[i], RETENTION_S) end
   local f = redis.call('HMGET', JOB, 'state', 'origin', 'top', 'terms')
   redis.call('HSET', TOMBSTONE, 'state', f[1], 'origin', f[2], 'top', f[3] or -1, 'terms', redis.sha1hex(f[4] or ''),
              'loose', redis.call('HLEN', LOOSE))
   redis.call('EXPIRE', TOMBSTONE, TOMBSTONE_S)
-  redis.call('EXPIRE', COMMITTED, TOMBSTONE_S)
+  for _, key in ipairs({COMMITTED, BYGONE, BURIED}) do redis.call('EXPIRE', key, TOMBSTONE_S) end
   redis.call('ZREM', LIVE, JOB_ID)
 end
 
 local function persist()
-  for i = 1, 8 do redis.call('PERSIST', KEYS[i]) end
+  for i = 1, 9 do redis.call('PERSIST', KEYS[i]) end
   redis.call('DEL', TOMBSTONE)
 end
 
@@ -127,7 +142,9 @@ local function settle()
 end
 
 local function is_committed(index, attempt)
-  if attempt == 1 then return redis.call('GETBIT', COMMITTED, index) == 1 end
+  if attempt == 1 then
+    return redis.call('GETBIT', COMMITTED, index) == 1 or redis.call('GETBIT', BYGONE, index) == 1
+  end
   return redis.call('ZSCORE', COMMITS, index .. '.' .. attempt) ~= false
 end
 
@@ -154,15 +171,28 @@ local function open_for_message(prefix, format)
   if redis.call('EXISTS', JOB) == 1 then return end
   redis.call('HSET', JOB, 'state', 'running', 'origin', 'message', 'sealed', '1', 'created_at', now(),
              'prefix', prefix, 'format', format, 'top', redis.call('HGET', TOMBSTONE, 'top') or -1)
+  -- What was counted then is not counted now.
+  if redis.call('EXISTS', COMMITTED) == 1 then
+    redis.call('BITOP', 'OR', BYGONE, BYGONE, COMMITTED)
+    redis.call('DEL', COMMITTED)
+  end
   redis.call('SET', PLACE, JOB_ID, 'NX', 'EX', ABANDON_S + TOMBSTONE_S)
   persist()
   live()
 end
 
--- Whether a chunk is of the job that has its id. After a loss of the ledger that may be other work.
+-- Whether a chunk is of the job that has its id. After a loss of the ledger that may be other work. The digest of a first
+-- attempt tells, where it is known what its job is asked.
 local function is_of_job(attempt, prefix, format, digest)
-  local f = redis.call('HMGET', JOB, 'prefix', 'format', 'asked')
+  local f = redis.call('HMGET', JOB, 'prefix', 'format', get('origin') == 'sender' and 'asked' or '')
   return f[1] == prefix and f[2] == format and (attempt > 1 or digest == '' or (f[3] or digest) == digest)
+end
+
+-- Of a job that may be one of a single chunk, whose ledger was lost: its sender, who comes again, is told that it was sent.
+local function note_asked(index, attempt, digest)
+  if index == 0 and attempt == 1 and get('origin') == 'message' and not get('asked') then
+    redis.call('HSET', JOB, 'asked', digest)
+  end
 end
 
 -- What messages of others are numbered from.
@@ -179,6 +209,11 @@ local function leave_waiting(attempt, images, was_put_off)
     count('images', images)
     if attempt == 1 then count('chunks', 1) end
   end
+end
+
+-- The first attempt has come to an end: what its sender asked for need not be kept.
+local function forget_message()
+  if get('origin') == 'sender' then redis.call('HDEL', JOB, 'message') end
 end
 
 -- A chunk that was given up whole rises again: its letter, which says that it did not, goes.
@@ -211,9 +246,9 @@ local function write_beginnings(field, gone, living)
     redis.call('HDEL', BEGUN, field)
   else
     redis.call('HSET', BEGUN, field, gone .. ' ' .. table.concat(living, ' '))
-    -- The job may have ended, and be ageing.
+    -- The job may have ended, and be ageing, or be gone.
     local left_s = redis.call('TTL', JOB)
-    if left_s > 0 then redis.call('EXPIRE', BEGUN, left_s) end
+    if left_s ~= -1 then redis.call('EXPIRE', BEGUN, left_s > 0 and left_s or RETENTION_S) end
   end
 end
 

@@ -3,7 +3,7 @@
 -- Returns 'created' or 'standing' with the state that it was in and whether it is sealed; 'terms', 'images' or 'place'
 -- with what stands, when that is another job's; 'was' with the state of a job that the ledger has let go.
 may_do_all()
-redis.call('ZSCORE', KEYS[16], '')
+redis.call('ZSCORE', KEYS[17], '')
 local terms, prefix, format, lane, digest, owns, goes_on = A[1], A[2], A[3], A[4], A[5], A[6] == '1', A[7] == '1'
 
 local function take_place()
@@ -12,7 +12,7 @@ local function take_place()
 end
 
 -- After the loss of a ledger, messages of others may have taken the id of a job whose record stands.
-if owns and get('origin') == 'message' and redis.call('HLEN', LOOSE) > 0 then redis.call('DEL', unpack(KEYS, 1, 9)) end
+if owns and get('origin') == 'message' and redis.call('HLEN', LOOSE) > 0 then redis.call('DEL', unpack(KEYS, 1, 10)) end
 
 if redis.call('EXISTS', JOB) == 0 then
   local was, its_terms, loose = unpack(redis.call('HMGET', TOMBSTONE, 'state', 'terms', 'loose'))
@@ -22,12 +22,22 @@ if redis.call('EXISTS', JOB) == 0 then
   end
   if not take_place() then return {'place', redis.call('GET', PLACE)} end
   -- What is done of it is found anew, by its result objects.
-  redis.call('DEL', COMMITTED, TOMBSTONE)
+  redis.call('DEL', COMMITTED, BYGONE, TOMBSTONE)
   redis.call('HSET', JOB, 'state', 'running', 'origin', 'producer', 'sealed', '0', 'terms', terms, 'prefix', prefix,
              'format', format, 'lane', lane, 'created_at', now())
   if digest ~= '' then redis.call('HSET', JOB, 'digest', digest) end
-  redis.call('ZADD', KEYS[16], now(), JOB_ID)
-  redis.call('ZREMRANGEBYSCORE', KEYS[16], '-inf', now() - TOMBSTONE_S)
+  -- What was given up has its letter, and is not found by anything else.
+  redis.call('PERSIST', BURIED)
+  for _, field in ipairs(redis.call('HKEYS', BURIED)) do
+    if string.sub(field, -2) == '.1' then
+      count('buried', 1)
+      count('dead', tonumber(string.match(redis.call('HGET', BURIED, field), '^%d+')))
+    else
+      redis.call('HDEL', BURIED, field)
+    end
+  end
+  redis.call('ZADD', KEYS[17], now(), JOB_ID)
+  redis.call('ZREMRANGEBYSCORE', KEYS[17], '-inf', now() - TOMBSTONE_S)
   live()
   return {'created', ''}
 end
@@ -36,7 +46,7 @@ end
 if get('origin') == 'message' and redis.call('HLEN', LOOSE) == 0 and get('prefix') == prefix and get('format') == format then
   -- What messages counted, their producer announces anew.
   redis.call('HSET', JOB, 'origin', 'producer', 'terms', terms, 'sealed', '0', 'chunks', 0, 'images', 0)
-  redis.call('ZADD', KEYS[16], now(), JOB_ID)
+  redis.call('ZADD', KEYS[17], now(), JOB_ID)
   -- First attempts of a producer's job come by their index.
   for _, field in ipairs(redis.call('ZRANGE', COMMITS, 0, -1)) do
     if string.sub(field, -2) == '.1' then redis.call('ZREM', COMMITS, field) end
