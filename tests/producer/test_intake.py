@@ -17,8 +17,8 @@ from arno_producer.intake import SubmittedJob
 from arno_producer.manifest import JobTerms, Listed, Manifest
 from arno_producer.turn import Turn
 from arno_shared.errors import InvalidRequest, JobConflict, StorageRefused
-from arno_shared.ledger import JobState, Verdict
-from arno_shared.messages import Chunk, Output, Prompt
+from arno_shared.ledger import JobState, Message, Verdict
+from arno_shared.messages import Chunk, ImageRef, Output, Prompt
 from arno_shared.names import JOBS, Lane, job_keys, job_record_uri, manifest_uri, turn_key
 from arno_shared.settings import ProducerSettings, Settings
 from arno_shared.uris import file_uri
@@ -535,6 +535,24 @@ def test_what_was_sent_is_brought_back_by_resume(producer: Producer, hand: Hand)
     assert resumed.status().state is JobState.DONE
     resumed = producer.resume("run-7")
     assert (resumed.done_chunks, resumed.sent_chunks) == (1, 0)
+
+
+def test_messages_of_others_are_brought_back_by_resume_with_what_is_kept_of_them(
+    producer: Producer, hand: Hand
+) -> None:
+    chunk = Chunk(
+        images=(ImageRef(uri="s3://b/1.jpg"), ImageRef(uri="s3://b/2.jpg")),
+        prompts=(Prompt(task=OD),),
+        output=Output(prefix=f"{producer.settings.output_prefix}theirs/"),
+        job_id="theirs",
+        index=0,
+    )
+    hand.ledger.begin("theirs", 0, 1, Message("a message", chunk.digest, "tag"), chunk.output)
+    hand.commit(chunk, put_off=("s3://b/2.jpg",))
+    producer.job("theirs").cancel()
+    assert producer.resume("theirs").sent_chunks == 1
+    (later,) = hand.take_all()
+    assert [image.uri for image in later.images] == ["s3://b/2.jpg"]
 
 
 def terms_of(producer: Producer, job_id: str) -> JobTerms:

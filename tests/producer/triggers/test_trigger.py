@@ -16,8 +16,9 @@ from arno_producer.sources.events import images_of_event
 from arno_producer.triggers.rules import Rule, load_rules
 from arno_producer.triggers.trigger import Handled, Trigger
 from arno_shared.errors import InvalidRequest, JobConflict, LaneFull
-from arno_shared.names import Lane
+from arno_shared.names import Lane, job_keys
 from arno_shared.settings import HttpSettings, ProducerSettings, Settings
+from arno_shared.uris import file_uri
 from tests.producer.conftest import Hand
 from tests.producer.sources.test_events import FLOWER, changed, event
 
@@ -113,6 +114,19 @@ def without_an_etag(sequencer: str | None) -> dict[str, Any]:
     whole = event("ceph")
     whole["Records"][0]["s3"]["object"] |= {"eTag": "", "versionId": "", "sequencer": sequencer}
     return whole
+
+
+def test_the_same_version_is_the_same_work_after_the_ledger_has_let_its_job_go(
+    trigger: Callable[..., Trigger], hand: Hand, tmp_path: Path
+) -> None:
+    once = trigger(rule(output=f"{file_uri(tmp_path)}/"))
+    whole = event("eventbridge")
+    once.handle(whole)
+    (chunk,) = hand.take_all()
+    hand.commit(chunk)
+    hand.redis.delete(job_keys(chunk.job_id).job)
+    whole["detail"]["object"].pop("etag", None)
+    assert once.handle(whole) == Handled(0, 1, 0)
 
 
 def test_uploads_of_which_neither_version_nor_etag_is_known_are_told_apart_by_their_sequencer(

@@ -81,6 +81,14 @@ def test_nothing_is_left_of_beginnings_that_were_handed_back(ledger: Ledger, red
     assert not redis.exists(job_keys("run-7").begun)
 
 
+def test_beginnings_of_a_job_that_is_gone_do_not_stay_for_ever(ledger: Ledger, redis: RedisClient) -> None:
+    (chunk,) = open_job(ledger, 2)
+    times(ledger, chunk, "one")
+    redis.delete(job_keys("run-7").job)
+    ledger.suspect(chunk, 0, "one")
+    assert redis.ttl(job_keys("run-7").begun) > 0
+
+
 @pytest.mark.parametrize("end", ["commit", "bury"])
 def test_a_chunk_that_has_ended_is_no_longer_suspected(end: str, ledger: Ledger, redis: RedisClient) -> None:
     (chunk,) = open_job(ledger, 2)

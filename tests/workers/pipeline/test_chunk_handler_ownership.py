@@ -135,6 +135,25 @@ def test_a_producer_s_chunk_that_cannot_be_read_settles_its_job(bench: Bench) ->
     assert (status.state, status.dead) == (JobState.DONE, 2)
 
 
+def test_what_only_calls_itself_the_house_s_is_a_letter_that_its_job_does_not_count(bench: Bench) -> None:
+    open_job(bench, 1)
+    assert handle(bench, message(bench, CATS, index=7), task_id("run-7", 7, 1)) == "given up: job_conflict"
+    (letter,) = bench.letters()
+    assert letter.kind is LetterKind.MESSAGE
+    status = bench.ledger.status("run-7")
+    assert (status.state, status.images, status.dead) == (JobState.RUNNING, 1, 0)
+
+
+def test_the_reason_of_a_letter_is_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def break_down(*_: object) -> None:
+        raise ValueError("x" * 5_000_000)
+
+    monkeypatch.setattr(bench.handler, "_run_together", break_down)
+    assert handle(bench, message(bench, CATS)) == "given up: internal_error"
+    (letter,) = bench.letters()
+    assert len(letter.reason) < 10_000
+
+
 def test_a_message_that_cannot_be_read_keeps_the_id_that_it_came_under(bench: Bench) -> None:
     handle(bench, message(bench, CATS, prompts=[]), "its own id")
     (letter,) = bench.letters()

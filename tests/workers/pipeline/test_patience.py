@@ -57,3 +57,18 @@ def test_once_nothing_can_finish_any_more_the_time_is_up_at_once() -> None:
     drain.end_now()
     with pytest.raises(Drained):
         drain.check()
+
+
+def test_who_watches_sees_signs_of_life_while_a_pause_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "_SIGN_EVERY_S", 0.001)
+    monkeypatch.setattr(patience, "_FIRST_PAUSE_S", 0.05)
+    calls = iter([HouseError("away"), None])
+    signs: list[int] = []
+
+    def call() -> str:
+        if error := next(calls):
+            raise error
+        return "done"
+
+    assert until_back(call, "storage", Drain(60), lambda: signs.append(1)) == "done"
+    assert len(signs) > 3
