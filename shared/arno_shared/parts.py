@@ -35,8 +35,8 @@ def decode_part(data: bytes, format: str) -> list[ResultRow]:
     import_parquet()
     import pyarrow.parquet as pq
 
-    # In this thread, which `read_table` does not see to: a part is small, and pyarrow's threads abort a process that ends
-    # soon after.
+    # In this thread, which `read_table` does not see to: a part is small, and pyarrow's threads abort a process that
+    # ends soon after.
     table = pq.ParquetFile(io.BytesIO(data), pre_buffer=False).read(use_threads=False)
     return [_from_columns(columns) for columns in table.to_pylist()]
 
