@@ -66,9 +66,13 @@ class ResultWriter:
         try:
             indices = (index_of_part(stored.uri, output.prefix) for stored in self._store.list(output.prefix))
             return max((index for index in indices if index is not None), default=-1) + 1
+        except (HouseError, CredentialsRefused) as error:
+            raise HouseError(str(error)) from error
         except ArnoError as error:
-            # Whatever it is: numbering blindly would bring each message into another's place.
-            raise HouseError(f"{output.prefix} cannot be looked through: {error}") from error
+            if error.retryable:
+                raise HouseError(f"{output.prefix} cannot be looked through just now: {error}") from error
+            # Who may not look may write: what stands in a place is met there.
+            return 0
 
     def _standing(self, uri: str, chunk: Chunk) -> Settled | None:
         """What the rows that stand there say; None when there are none. Raises as `write` does, and NotFound."""
