@@ -165,7 +165,8 @@ class Promise:
         left = {key: left for key, left in job.left_ms.items() if not key.endswith(":tombstone")}
         if job.live:
             assert set(left.values()) <= {-1}, f"job {job_id} has not ended, and ages: {left}"
-            assert job.place == job_id or job_id in self.torn, (
+            # After a loss, a job whose record stands in storage takes its place back.
+            assert job.place == job_id or {job_id, job.place} & self.torn, (
                 f"the place of job {job_id}, which has not ended, is {job.place}'s"
             )
         else:
