@@ -26,6 +26,12 @@ URI = "s3://bucket/run/part"
 SPAWN = multiprocessing.get_context("spawn")
 
 
+@pytest.fixture(autouse=True)
+def _found_by_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They import this module by its name, and are told where the tests' own process looks."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[3])
+
+
 @pytest.fixture
 def redis(valkey_url: str) -> Iterator[RedisClient]:
     with connect(Settings(redis_url=valkey_url)) as client:
