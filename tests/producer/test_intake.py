@@ -26,7 +26,7 @@ from tests.acceptance.arno_worker import eventually
 from tests.producer.conftest import Hand
 
 OD = "<OD>"
-ROUNDS = 30
+ROUNDS = 10
 
 
 def images(number: int, of: str = "b") -> list[str]:

@@ -80,7 +80,7 @@ def uris_of(known: bool, rounds: int) -> list[str]:
 
 @pytest.mark.parametrize("known", [True, False])
 def test_of_two_processes_with_many_threads_one_writes(known: bool, rclone_s3: str, valkey_url: str) -> None:
-    uris, writers = uris_of(known, 50), 2
+    uris, writers = uris_of(known, 20), 2
     ready, answers = SPAWN.Barrier(2 * writers), SPAWN.Queue()
     processes = [
         SPAWN.Process(target=put_all, args=(valkey_url, uris, n * writers, writers, ready, answers)) for n in range(2)
