@@ -426,7 +426,6 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-@pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.usefixtures("quiet")
 def test_what_is_promised_is_kept(valkey_url: str, folder: Path, request: pytest.FixtureRequest) -> None:

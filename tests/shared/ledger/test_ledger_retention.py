@@ -149,6 +149,19 @@ def test_a_chunk_that_was_given_up_and_comes_again_wakes_nothing(ledger: Ledger,
     assert ages(redis)
 
 
+def test_a_cancelled_job_that_was_given_up_goes_on_to_age_when_something_of_it_comes(
+    ledger: Ledger, redis: RedisClient
+) -> None:
+    chunk, _ = open_job(ledger, 2, 2)
+    ledger.cancel("run-7")
+    pass_time(redis, ABANDON_S + 60)
+    assert ledger.abandon() == 1
+    assert ages(redis)
+    assert begin(ledger, chunk) is Verdict.CANCELLED
+    assert ages(redis)
+    assert redis.zcard(LIVE) == 0
+
+
 def test_a_cancelled_job_that_goes_on_counts_what_is_dropped_anew(ledger: Ledger, redis: RedisClient) -> None:
     chunk, _ = open_job(ledger, 2, 2)
     for _ in range(2):

@@ -139,7 +139,9 @@ local function settle()
     state = 'done'
   end
   local met = state == 'cancelled' and (f[3] == 'message' or left <= number('dropped'))
-  if state == 'done' or state == 'incomplete' or met then age() else live() end
+  -- What was given up while some of it was queued ages already, and goes on to.
+  local ages = redis.call('TTL', JOB) > 0
+  if state == 'done' or state == 'incomplete' or met or ages then age() else live() end
 end
 
 local function is_committed(index, attempt)
