@@ -52,7 +52,7 @@ def cut(
         )
 
 
-def some(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+def at_least_one(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
     """The same. Raises InvalidRequest when there are none, at once."""
     first = next(chunks, None)
     if first is None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
-from arno_producer.chunks import Image, are_at_hand, cut, some
+from arno_producer.chunks import Image, are_at_hand, at_least_one, cut
 from arno_producer.house import House
 from arno_producer.intake import Intake, SubmittedJob
 from arno_producer.job import Job, ResumedJob, Sent
@@ -119,14 +119,14 @@ class Producer:
             return cut(images, terms.prompts, terms.output, terms.generation, job_id, terms.chunk_images)
 
         at_hand = are_at_hand(images)
-        listed = Listed.of(some(chunks())) if at_hand else None
+        listed = Listed.of(at_least_one(chunks())) if at_hand else None
         self._check_server()
         # What was let in is let in whole, and found when it is asked for again.
         if not (wait_for_room or self._is_known(job_id)):
             own_bytes = sum(message_bytes(chunk.to_wire()) for chunk in chunks()) if at_hand else 0
             check_room(self._house, lane, own_bytes)
         intake = Intake(self._house, job_id, terms, lane, wait_for_room=wait_for_room)
-        return intake.take(some(chunks()), listed)
+        return intake.take(at_least_one(chunks()), listed)
 
     def send(
         self,

@@ -46,8 +46,6 @@ MAX_BEAMS = 16
 MAX_NEW_TOKENS = 4096
 MAX_CHUNKS = 2**27
 """Chunks in a job: a ledger bitmap of at most 16 MB, whatever a message says."""
-
-
 MAX_ATTEMPTS = 1000
 """At a chunk, replays included."""
 
