@@ -228,23 +228,21 @@ def owner_of(server: Valkey) -> Iterator[redis.Redis]:
 )
 def test_a_user_whose_rights_come_and_go_under_load(rule: str, start, valkey, at, own, pictures, long) -> None:
     """What cannot be committed, buried or given back meanwhile is done later, and nothing of it is acknowledged."""
-    flips = 8 if long else 2
-    uris = pictures(50) * (6 * flips)
+    uris, jobs = pictures(50) * 6, []
     own = in_chunks_of(2, own)
+    workers = [start(f"w{number}", at=at, **SLOW) for number in range(2)]
     with owner_of(valkey) as owner:
-        job = own.submit(uris, "<OD>", job_id="rights")
-        workers = [start(f"w{number}", at=at, **SLOW) for number in range(2)]
-        done = 0
-        for _ in range(flips):
-            eventually(lambda done=done: ok(own, "rights") > done, "work")
+        for flip in range(8 if long else 2):
+            jobs.append(own.submit(uris, "<OD>", job_id=f"rights-{flip}"))
+            eventually(lambda: ok(own, jobs[-1].id) > 0, "work")
             owner.execute_command("ACL", "SETUSER", "default", *rule.split())
             Event().wait(1.5 * LEASE_S)
             owner.execute_command("ACL", "SETUSER", "default", "reset", "on", "nopass", "~*", "&*", "+@all")
-            done = ok(own, "rights")
+    for job in jobs:
         settled(job)
-    line = reconcile(own, job, uris)
+        line = reconcile(own, job, uris)
     assert all(worker.process.poll() is None for worker in workers)
-    report(f"ACL SETUSER default {rule}, under load", f"{flips} times; {line}")
+    report(f"ACL SETUSER default {rule}, under load", f"{len(jobs)} times; of each {line}")
 
 
 def unready(port: int) -> dict[str, str]:

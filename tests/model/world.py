@@ -188,5 +188,5 @@ def _attempt(member: bytes) -> Attempt:
 
 
 def _images_and_letter(value: str) -> tuple[int, str]:
-    images, _, letter = value.partition(":")
+    images, letter, _ = value.split(":")
     return int(images), letter

@@ -256,8 +256,8 @@ class Ledger(JobLog):
     def replay(self, filed: FiledLetter) -> bool:
         """Makes the chunk of a letter due again. Returns whether the letter was still there.
 
-        Raises JobConflict when its job was cancelled, and InvalidRequest when it cannot be read, or was tried as often
-        as can be: the letter stays."""
+        Raises JobConflict when its job was cancelled, or other work has its index, and InvalidRequest when it cannot be
+        read, or was tried as often as can be: the letter stays."""
         letter = filed.letter
         chunk = letter.chunk()
         if letter.kind is LetterKind.IMAGES:
@@ -279,6 +279,7 @@ class Ledger(JobLog):
             chunk.attempt,
             chunk.output.prefix,
             chunk.output.format,
+            chunk.digest,
             *_pairs(letter.failed_by_code),
             place=chunk.output.prefix,
         )
@@ -286,6 +287,11 @@ class Ledger(JobLog):
             raise JobConflict(
                 f"job {chunk.job_id!r} was cancelled, and takes no work: `arno resume {chunk.job_id}` brings it back; "
                 f"dead letter {filed.entry_id} stays"
+            )
+        if answer == b"conflict":
+            raise JobConflict(
+                f"chunk {chunk.index} of job {chunk.job_id!r} is other work by now: submit the images of dead letter "
+                f"{filed.entry_id} under another job id"
             )
         return bool(answer == b"replayed")
 

@@ -151,11 +151,12 @@ def test_messages_that_name_a_job_but_no_index_get_one_each_and_keep_it(ledger: 
 
 
 def test_a_message_without_index_that_comes_again_is_committed(ledger: Ledger) -> None:
-    begun = ledger.begin("album", None, 1, foreign("a"), output_of("album"))
-    chunk = chunk_of(1, job_id="album", index=begun.index)
+    chunk = chunk_of(1, job_id="album")
+    message = foreign("a", chunk.digest)
+    assert ledger.begin("album", None, 1, message, chunk.output).index == 0
     ledger.commit(chunk, outcome(chunk))
-    again = ledger.begin("album", None, 1, foreign("a"), output_of("album"))
-    assert (again.verdict, again.index) == (Verdict.COMMITTED, begun.index)
+    again = ledger.begin("album", None, 1, message, chunk.output)
+    assert (again.verdict, again.index) == (Verdict.COMMITTED, 0)
 
 
 def test_a_job_of_messages_that_is_done_runs_again_with_the_next_message(ledger: Ledger) -> None:

@@ -1,11 +1,13 @@
 """Whose is it? An id, an index and an output prefix are one work's, and nobody else's."""
 
+from collections.abc import Callable
+
 import pytest
 
 from arno_shared.dead_letters import DeadLetters
 from arno_shared.errors import JobConflict
 from arno_shared.ledger import JobState, Ledger, Verdict
-from arno_shared.messages import MAX_CHUNKS, Output
+from arno_shared.messages import MAX_CHUNKS, Chunk, Output
 from arno_shared.names import Lane, job_keys
 from arno_shared.redis_client import RedisClient
 from tests.model.clock import pass_time
@@ -167,16 +169,50 @@ def test_what_was_in_hand_when_the_ledger_was_lost_does_not_count_for_other_work
     assert state(ledger) is JobState.DONE
 
 
+@pytest.mark.parametrize("stops", [Ledger.cancel, Ledger.pause])
+def test_what_opened_a_lost_job_again_and_was_stopped_stays_so_when_its_producer_comes(
+    ledger: Ledger, redis: RedisClient, stops: Callable[[Ledger, str], JobState]
+) -> None:
+    (chunk,) = open_job(ledger, 2)
+    redis.flushall()
+    assert begin(ledger, chunk) is Verdict.GO
+    stopped = stops(ledger, "run-7")
+    opened = ledger.open("run-7", TERMS, OUTPUT, Lane.BULK, owns=True)
+    assert (opened.created, opened.state, state(ledger)) == (False, stopped, stopped)
+    ledger.revive("run-7", TERMS, OUTPUT, Lane.BULK)
+    assert state(ledger) is JobState.RUNNING
+
+
 # Messages of others
 
 
 def test_two_messages_of_one_index_are_two_works(ledger: Ledger) -> None:
-    assert ledger.begin("run-7", 0, 1, foreign("a", "cats"), OUTPUT).verdict is Verdict.GO
-    assert ledger.begin("run-7", 0, 1, foreign("b", "dogs"), OUTPUT).verdict is Verdict.CONFLICT
     cats = chunk_of(1)
+    assert ledger.begin("run-7", 0, 1, foreign("a", cats.digest), OUTPUT).verdict is Verdict.GO
+    assert ledger.begin("run-7", 0, 1, foreign("b", "dogs"), OUTPUT).verdict is Verdict.CONFLICT
     ledger.commit(cats, outcome(cats))
     assert ledger.begin("run-7", 0, 1, foreign("b", "dogs"), OUTPUT).verdict is Verdict.CONFLICT
-    assert ledger.begin("run-7", 0, 1, foreign("c", "cats"), OUTPUT).verdict is Verdict.COMMITTED
+    assert ledger.begin("run-7", 0, 1, foreign("c", cats.digest), OUTPUT).verdict is Verdict.COMMITTED
+
+
+@pytest.mark.parametrize("ends", [lambda ledger, chunk: ledger.commit(chunk, outcome(chunk)), bury])
+def test_what_was_in_hand_when_another_message_took_its_index_is_kept_for_itself(
+    ledger: Ledger, letters: DeadLetters, redis: RedisClient, ends: Callable[[Ledger, Chunk], bool]
+) -> None:
+    cats, dogs = chunk_of(3), chunk_of(2)
+    ledger.begin("run-7", 0, 1, foreign("a", cats.digest), OUTPUT)
+    redis.flushall()
+    ledger.begin("run-7", 0, 1, foreign("b", dogs.digest), OUTPUT)
+    ends(ledger, dogs)
+    told = counted(ledger)
+    assert ledger.commit(cats, outcome(cats)) is False
+    assert bury(ledger, cats)
+    assert counted(ledger) == told
+    (own,) = (filed for filed in letters.list() if filed.letter.images == 3)
+    with pytest.raises(JobConflict, match="other work"):
+        ledger.replay(own)
+    assert own in list(letters.list())
+    assert counted(ledger) == told
 
 
 def test_a_message_without_index_never_gets_one_that_another_named(ledger: Ledger) -> None:

@@ -324,6 +324,52 @@ def test_a_cancelled_message_that_comes_late_is_dropped(ledger: Ledger, redis: R
     assert ledger.begin("run-7", 0, 1, foreign(), OUTPUT).verdict is Verdict.CANCELLED
 
 
+@pytest.mark.parametrize("end", [lambda ledger, chunk: ledger.commit(chunk, outcome(chunk)), bury])
+@pytest.mark.parametrize("origin", ["message", "producer"])
+def test_what_is_still_in_hand_when_a_cancelled_job_is_forgotten_does_not_bring_it_back(
+    ledger: Ledger, redis: RedisClient, origin: str, end: Callable[[Ledger, Chunk], bool]
+) -> None:
+    chunk = chunk_of(2)
+    if origin == "message":
+        ledger.begin("run-7", 0, 1, foreign(asks=chunk.digest), OUTPUT)
+    else:
+        open_job(ledger, 2)
+        begin(ledger, chunk)
+    ledger.cancel("run-7")
+    if origin == "producer":
+        begin(ledger, chunk)
+    forget(redis)
+    assert end(ledger, chunk)
+    assert state(ledger) is JobState.CANCELLED
+    assert ages(redis)
+    assert redis.zcard(LIVE) == 0
+    with pytest.raises(JobConflict):
+        ledger.open("run-7", '{"prompts": "<OCR>"}', output_of("other"), Lane.BULK)
+
+
+@pytest.mark.parametrize(
+    "opens",
+    [
+        lambda ledger: ledger.open("run-7", TERMS, OUTPUT, Lane.BULK),
+        lambda ledger: ledger.expect(chunk_of(2), Lane.BULK),
+        lambda ledger: ledger.begin("run-7", 0, 1, foreign(), OUTPUT),
+    ],
+    ids=["producer", "sender", "message"],
+)
+def test_a_job_that_is_paused_now_and_then_for_years_keeps_its_place(
+    ledger: Ledger, redis: RedisClient, opens: Callable[[Ledger], object]
+) -> None:
+    opens(ledger)
+    for _ in range(4):
+        pass_time(redis, ABANDON_S - 1)
+        ledger.pause("run-7")
+        pass_time(redis, ABANDON_S - 1)
+        ledger.unpause("run-7")
+    assert ledger.owner_of(OUTPUT.prefix) == "run-7"
+    with pytest.raises(JobConflict):
+        ledger.open("run-8", TERMS, OUTPUT, Lane.BULK)
+
+
 def test_a_late_message_of_a_job_that_was_done_is_not_done_again(ledger: Ledger, redis: RedisClient) -> None:
     (chunk,) = open_job(ledger, 2)
     ledger.commit(chunk, outcome(chunk))
@@ -344,32 +390,72 @@ def test_a_late_message_of_a_later_attempt_is_not_done_again(ledger: Ledger, red
 
 
 def test_a_message_that_comes_late_is_not_announced_again(ledger: Ledger, redis: RedisClient) -> None:
-    begun = ledger.begin("run-7", 5, 1, foreign(), OUTPUT)
-    chunk = chunk_of(2, index=begun.index)
+    chunk = chunk_of(2, index=5)
+    ledger.begin("run-7", 5, 1, foreign(asks=chunk.digest), OUTPUT)
     ledger.commit(chunk, outcome(chunk))
     forget(redis)
     # Whether it is the same, its result object says.
-    assert ledger.begin("run-7", 5, 1, foreign(), OUTPUT).verdict is Verdict.UNSURE
+    assert ledger.begin("run-7", 5, 1, foreign(asks=chunk.digest), OUTPUT).verdict is Verdict.UNSURE
     assert redis.xlen(TOPIC) == 1
 
 
 def test_a_late_message_keeps_in_mind_what_was_committed(ledger: Ledger, redis: RedisClient) -> None:
-    ledger.begin("run-7", 0, 1, foreign(), OUTPUT)
     chunk = chunk_of(2)
+    ledger.begin("run-7", 0, 1, foreign(asks=chunk.digest), OUTPUT)
     ledger.commit(chunk, outcome(chunk))
     forget(redis)
     for _ in range(3):
-        assert ledger.begin("run-7", 0, 1, foreign(), OUTPUT).verdict is Verdict.UNSURE
+        assert ledger.begin("run-7", 0, 1, foreign(asks=chunk.digest), OUTPUT).verdict is Verdict.UNSURE
         pass_time(redis, 9 * RETENTION_S)
+
+
+@pytest.mark.parametrize("ends", [lambda ledger, chunk: ledger.commit(chunk, outcome(chunk)), bury])
+def test_a_message_of_a_job_that_was_forgotten_with_another_output_is_other_work(
+    ledger: Ledger, redis: RedisClient, ends: Callable[[Ledger, Chunk], bool]
+) -> None:
+    chunk = chunk_of(2)
+    ledger.begin("run-7", 0, 1, foreign(asks=chunk.digest), OUTPUT)
+    ends(ledger, chunk)
+    forget(redis)
+    for index in (0, 1):
+        begun = ledger.begin("run-7", index, 1, foreign("b", "dogs"), output_of("elsewhere"))
+        assert begun.verdict is Verdict.CONFLICT
+
+
+def test_an_index_whose_chunk_was_given_up_is_nobody_else_s_while_its_tombstone_stands(
+    ledger: Ledger, letters: DeadLetters, redis: RedisClient
+) -> None:
+    cats = chunk_of(2)
+    ledger.begin("run-7", 0, 1, foreign("a", cats.digest), OUTPUT)
+    bury(ledger, cats)
+    forget(redis)
+    assert ledger.begin("run-7", 0, 1, foreign("b", "dogs"), OUTPUT).verdict is Verdict.CONFLICT
+    assert ledger.begin("run-7", 0, 1, foreign("c", cats.digest), OUTPUT).verdict is Verdict.GO
+    ledger.commit(cats, outcome(cats))
+    assert not list(letters.list())
+
+
+def test_a_forgotten_job_that_a_slow_holder_opened_again_ends_when_its_producer_comes(
+    ledger: Ledger, redis: RedisClient
+) -> None:
+    chunks = open_job(ledger, 2, 1, 1)
+    for chunk in chunks:
+        bury(ledger, chunk)
+    forget(redis)
+    ledger.commit(chunks[0], outcome(chunks[0]))
+    assert ledger.open("run-7", TERMS, OUTPUT, Lane.BULK, owns=True).state is JobState.RUNNING
+    announce(ledger, "run-7", 3, 4, sealed=True)
+    assert state(ledger) is JobState.DONE
+    assert counted(ledger) == {"chunks": 3, "chunks_committed": 1, "images": 4, "ok": 2, "dead": 2}
 
 
 def test_messages_without_index_are_numbered_on_after_their_job_was_forgotten(
     ledger: Ledger, redis: RedisClient
 ) -> None:
     for number in range(5):
-        begun = ledger.begin("run-7", None, 1, foreign(f"m{number}", f"asked {number}"), OUTPUT)
+        chunk = chunk_of(2, index=number)
+        begun = ledger.begin("run-7", None, 1, foreign(f"m{number}", chunk.digest), OUTPUT)
         assert (begun.verdict, begun.index) == (Verdict.GO, number)
-        chunk = chunk_of(2, index=begun.index)
         ledger.commit(chunk, outcome(chunk))
         forget(redis)
 

@@ -15,8 +15,8 @@ end
 -- A message of somebody else's has an index of its own, or the one that it names: nobody else's.
 local function settle_index()
   if index ~= '' then
-    local known = redis.call('HGET', LOOSE, '#' .. index)
-    if known then return known == digest and 'mine' or 'conflict' end
+    if is_anothers(index, 1, digest) then return 'conflict' end
+    if redis.call('HEXISTS', LOOSE, '#' .. index) == 1 then return 'mine' end
     if is_committed(tonumber(index), 1) then return 'unsure' end
   else
     local name, first = message_id .. ' ' .. digest, A[10]
@@ -33,11 +33,12 @@ local function settle_index()
 end
 
 if redis.call('EXISTS', JOB) == 0 then
-  local was, origin = unpack(redis.call('HMGET', TOMBSTONE, 'state', 'origin'))
+  local was, origin, output = unpack(redis.call('HMGET', TOMBSTONE, 'state', 'origin', 'output'))
   if was then
     redis.call('EXPIRE', TOMBSTONE, TOMBSTONE_S)
     redis.call('EXPIRE', COMMITTED, TOMBSTONE_S)
   end
+  if output and output ~= redis.sha1hex(A[6] .. A[7]) then return verdict('conflict') end
   if was == 'cancelled' then return verdict('cancelled') end
   if was and origin ~= 'message' and not house then return verdict('conflict') end
   local ended = attempt > 1 or is_committed(tonumber(index) or 0, 1)
@@ -53,8 +54,7 @@ if house then
   if origin ~= 'message' and attempt == 1 and get('sealed') == '1' and tonumber(index) >= number('chunks') then
     return verdict('conflict')
   end
-  local known = origin == 'message' and redis.call('HGET', LOOSE, '#' .. index)
-  if known and attempt == 1 and known ~= digest then return verdict('conflict') end
+  if is_anothers(index, attempt, digest) then return verdict('conflict') end
   note_asked(tonumber(index), attempt, digest)
 elseif origin ~= 'message' then
   -- A producer's job has the chunks that it gave it, and no others.

@@ -7,6 +7,7 @@ local index, attempt, images = tonumber(A[1]), tonumber(A[2]), tonumber(A[3])
 local field, event = index .. '.' .. attempt, A[9]
 local restored_field = field .. '/restored'
 even_when_full()
+if is_anothers(index, attempt, A[6]) then return 0 end
 forget_begun(field, images)
 
 local function publish()

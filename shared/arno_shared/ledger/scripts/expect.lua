@@ -13,7 +13,7 @@ if redis.call('EXISTS', JOB) == 0 then
   end
   if not claim_place() then return 'conflict' end
   redis.call('HSET', JOB, 'state', 'running', 'origin', 'sender', 'sealed', '1', 'terms', terms, 'prefix', A[2],
-             'format', A[3], 'lane', A[4], 'chunks', 1, 'images', A[5], 'asked', A[8], 'message', A[6],
+             'format', A[3], 'place', PLACE, 'lane', A[4], 'chunks', 1, 'images', A[5], 'asked', A[8], 'message', A[6],
              'created_at', now())
   redis.call('ZADD', DELAYED, now() + tonumber(A[7]), JOB_ID .. '/0.1')
   live()

@@ -1,11 +1,14 @@
 -- The two state machines, of a job and of a chunk, which docs/delivery.md draws. Read before every script.
 -- KEYS: a job's keys in the order of names.JobKeys; the live jobs, the delayed, the dead letters, the topic and the
 -- messages in hand; in scripts that may open a job, the key that says whose its output prefix is.
+-- Other scripts have it from the job.
 -- ARGV: the job's id; how long (s) the keys of a job stay that has ended, its tombstone after that, and a live job of
 -- which nothing is heard; then each script's own, which are A.
 
 local JOB, COMMITTED, COMMITS, PUT_OFF, BURIED, LOOSE, BEGUN, RESTORED, BYGONE, TOMBSTONE = unpack(KEYS, 1, 10)
-local LIVE, DELAYED, DEAD, TOPIC, UNACKED, PLACE = unpack(KEYS, 11, 16)
+local LIVE, DELAYED, DEAD, TOPIC, UNACKED = unpack(KEYS, 11, 15)
+local place = redis.pcall('HGET', JOB, 'place')
+local PLACE = KEYS[16] or (type(place) == 'string' and place) or nil
 local JOB_ID, RETENTION_S, TOMBSTONE_S, ABANDON_S = unpack(ARGV, 1, 4)
 local A = {unpack(ARGV, 5)}
 
@@ -82,18 +85,20 @@ local function count(field, n)
   if n ~= 0 and redis.call('HINCRBY', JOB, field, n) < 0 then redis.call('HSET', JOB, field, 0) end
 end
 
--- A job that has not ended: none of its keys ages, and it is given up when nothing is heard of it for long.
+-- A job that has not ended: none of its keys ages, its place stays its own, and it is given up when nothing is heard of it
+-- for long.
 local function live()
   redis.call('ZADD', LIVE, now() + ABANDON_S, JOB_ID)
+  if PLACE and redis.call('GET', PLACE) == JOB_ID then redis.call('EXPIRE', PLACE, ABANDON_S + TOMBSTONE_S) end
 end
 
 -- A job that has ended, and what is written of it after that, is forgotten in time; what is left then is a tombstone: who
 -- comes late, or asks again, finds that it was, and which chunks were committed, and which given up.
 local function age()
   for i = 1, 9 do redis.call('EXPIRE', KEYS[i], RETENTION_S) end
-  local f = redis.call('HMGET', JOB, 'state', 'origin', 'top', 'terms')
+  local f = redis.call('HMGET', JOB, 'state', 'origin', 'top', 'terms', 'prefix', 'format')
   redis.call('HSET', TOMBSTONE, 'state', f[1], 'origin', f[2], 'top', f[3] or -1, 'terms', redis.sha1hex(f[4] or ''),
-             'loose', redis.call('HLEN', LOOSE))
+             'loose', redis.call('HLEN', LOOSE), 'output', redis.sha1hex((f[5] or '') .. (f[6] or '')))
   redis.call('EXPIRE', TOMBSTONE, TOMBSTONE_S)
   for _, key in ipairs({COMMITTED, BYGONE, BURIED}) do redis.call('EXPIRE', key, TOMBSTONE_S) end
   redis.call('ZREM', LIVE, JOB_ID)
@@ -172,8 +177,9 @@ end
 -- chunks whose ledger was lost, or has let the job go.
 local function open_for_message(prefix, format)
   if redis.call('EXISTS', JOB) == 1 then return end
+  local was, top = unpack(redis.call('HMGET', TOMBSTONE, 'state', 'top'))
   redis.call('HSET', JOB, 'state', 'running', 'origin', 'message', 'sealed', '1', 'created_at', now(),
-             'prefix', prefix, 'format', format, 'top', redis.call('HGET', TOMBSTONE, 'top') or -1)
+             'prefix', prefix, 'format', format, 'place', PLACE, 'top', top or -1)
   -- What was counted then is not counted now.
   if redis.call('EXISTS', COMMITTED) == 1 then
     redis.call('BITOP', 'OR', BYGONE, BYGONE, COMMITTED)
@@ -182,6 +188,22 @@ local function open_for_message(prefix, format)
   redis.call('SET', PLACE, JOB_ID, 'NX', 'EX', ABANDON_S + TOMBSTONE_S)
   persist()
   live()
+  -- A slow holder's chunk counts, and brings nothing back that somebody stopped.
+  if was == 'cancelled' then finish(was) end
+end
+
+-- What became of a chunk that was given up whole: its images, its letter, and the digest of what it asked.
+local function buried(field)
+  return string.match(redis.call('HGET', BURIED, field) or '', '^(%d+):?([^:]*):?(.*)$')
+end
+
+-- Whether a first attempt asks for something else than what has its index, as far as that is known: messages of others say
+-- what they want, and what was given up is known for as long as its job's tombstone stands.
+local function is_anothers(index, attempt, digest)
+  if attempt > 1 or digest == '' then return false end
+  local _, _, given_up = buried(index .. '.1')
+  local asked = redis.call('HGET', LOOSE, '#' .. index) or given_up or ''
+  return asked ~= '' and asked ~= digest
 end
 
 -- Whether a chunk is of the job that has its id. After a loss of the ledger that may be other work. The digest of a first
@@ -221,7 +243,7 @@ end
 
 -- A chunk that was given up whole rises again: its letter, which says that it did not, goes.
 local function unbury(field)
-  local images, letter = string.match(redis.call('HGET', BURIED, field) or '', '^(%d+):?(.*)$')
+  local images, letter = buried(field)
   if not images then return false end
   redis.call('HDEL', BURIED, field)
   count('dead', -tonumber(images))

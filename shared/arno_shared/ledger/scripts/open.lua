@@ -6,6 +6,16 @@ may_do_all()
 redis.call('ZSCORE', KEYS[17], '')
 local terms, prefix, format, lane, digest, owns, goes_on = A[1], A[2], A[3], A[4], A[5], A[6] == '1', A[7] == '1'
 
+-- What was given up has its letter, and is not found by anything else.
+local function count_given_up()
+  local chunks, dead = 0, 0
+  for _, field in ipairs(redis.call('HKEYS', BURIED)) do
+    if string.sub(field, -2) == '.1' then chunks = chunks + 1 end
+    dead = dead + (buried(field))
+  end
+  redis.call('HSET', JOB, 'buried', chunks, 'dead', dead)
+end
+
 local function take_place()
   if owns then redis.call('DEL', PLACE) end
   return claim_place()
@@ -24,18 +34,13 @@ if redis.call('EXISTS', JOB) == 0 then
   -- What is done of it is found anew, by its result objects.
   redis.call('DEL', COMMITTED, BYGONE, TOMBSTONE)
   redis.call('HSET', JOB, 'state', 'running', 'origin', 'producer', 'sealed', '0', 'terms', terms, 'prefix', prefix,
-             'format', format, 'lane', lane, 'created_at', now())
+             'format', format, 'place', PLACE, 'lane', lane, 'created_at', now())
   if digest ~= '' then redis.call('HSET', JOB, 'digest', digest) end
-  -- What was given up has its letter, and is not found by anything else.
   redis.call('PERSIST', BURIED)
   for _, field in ipairs(redis.call('HKEYS', BURIED)) do
-    if string.sub(field, -2) == '.1' then
-      count('buried', 1)
-      count('dead', tonumber(string.match(redis.call('HGET', BURIED, field), '^%d+')))
-    else
-      redis.call('HDEL', BURIED, field)
-    end
+    if string.sub(field, -2) ~= '.1' then redis.call('HDEL', BURIED, field) end
   end
+  count_given_up()
   redis.call('ZADD', KEYS[17], now(), JOB_ID)
   redis.call('ZREMRANGEBYSCORE', KEYS[17], '-inf', now() - TOMBSTONE_S)
   live()
@@ -46,12 +51,13 @@ end
 if get('origin') == 'message' and redis.call('HLEN', LOOSE) == 0 and get('prefix') == prefix and get('format') == format then
   -- What messages counted, their producer announces anew.
   redis.call('HSET', JOB, 'origin', 'producer', 'terms', terms, 'sealed', '0', 'chunks', 0, 'images', 0)
+  count_given_up()
   redis.call('ZADD', KEYS[17], now(), JOB_ID)
   -- First attempts of a producer's job come by their index.
   for _, field in ipairs(redis.call('ZRANGE', COMMITS, 0, -1)) do
     if string.sub(field, -2) == '.1' then redis.call('ZREM', COMMITS, field) end
   end
-  wake()
+  if get('state') == 'done' then wake() end
 end
 local standing = get('terms') or ''
 if standing ~= terms then return {'terms', get('origin') == 'producer' and standing or ''} end

@@ -1,17 +1,19 @@
 -- Takes a letter out of the dead letters and makes its chunk due at once.
--- A: entry id, kind, index, attempt of the letter, images, message, attempt to make, prefix, format, then pairs of code and
---    count.
--- Returns 'replayed'; 'gone' when the letter is no longer there; 'cancelled' when its job is: then it stays.
+-- A: entry id, kind, index, attempt of the letter, images, message, attempt to make, prefix, format, digest of what is asked,
+--    then pairs of code and count.
+-- Returns 'replayed'; 'gone' when the letter is no longer there; 'cancelled' when its job is, and 'conflict' when other work
+-- has its index: then it stays.
 may_do_all()
 local entry, kind, index, attempt, images = A[1], A[2], tonumber(A[3]), tonumber(A[4]), tonumber(A[5])
 local field, again = index .. '.' .. attempt, index .. '.' .. A[7]
 if (get('state') or redis.call('HGET', TOMBSTONE, 'state')) == 'cancelled' then return 'cancelled' end
+if kind == 'chunk' and is_anothers(index, attempt, A[10]) then return 'conflict' end
 if redis.call('XDEL', DEAD, entry) == 0 then return 'gone' end
 
 -- What the ledger counted of them, and did not lose.
 local function counted()
   local failed = 0
-  for i = 10, #A, 2 do
+  for i = 11, #A, 2 do
     if number('failed:' .. A[i]) < tonumber(A[i + 1]) then return false end
     failed = failed + A[i + 1]
   end
@@ -40,7 +42,7 @@ elseif redis.call('HEXISTS', PUT_OFF, again) == 0 then
   local known = counted()
   if known then
     count('failed', -images)
-    for i = 10, #A, 2 do count('failed:' .. A[i], -tonumber(A[i + 1])) end
+    for i = 11, #A, 2 do count('failed:' .. A[i], -tonumber(A[i + 1])) end
   end
   put_off(known)
 end
