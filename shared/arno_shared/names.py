@@ -107,8 +107,8 @@ class JobKeys(NamedTuple):
     """Hash `index.attempt` → message: attempts still to be made of images that were put off, and chunks that wait for
     their job to go on, or to be sent."""
     buried: str
-    """Hash `index.attempt` → `images:letter:digest of what was asked`: chunks that were dead-lettered whole, without a
-    commit. A part of the tombstone."""
+    """Hash `index.attempt` → `images:letter:digest:positions`: chunks that were dead-lettered whole, without a commit;
+    the digest is of what was asked. A part of the tombstone."""
     loose: str
     """Hash of what came in messages of others: `#index` → digest of what was asked, and `message id digest` → the index
     that a message got which named none."""

@@ -188,5 +188,5 @@ def _attempt(member: bytes) -> Attempt:
 
 
 def _images_and_letter(value: str) -> tuple[int, str]:
-    images, letter, _ = value.split(":")
+    images, letter, *_ = value.split(":")
     return int(images), letter

@@ -167,10 +167,10 @@ class Ledger(JobLog):
         house = index is not None and message.id == task_id(job_id, index, attempt)
         args = ("" if index is None else index, attempt, message.id, int(house), message.digest)
         more = (message.tag, MAX_CHUNKS, "" if first_index is None else first_index)
-        verdict, settled_index, times, noted = self._run(
+        verdict, settled_index, times, noted, given_up = self._run(
             "begin", job_id, *args, output.prefix, output.format, *more, place=output.prefix
         )
-        positions = json.loads(noted).get("positions", ()) if noted else ()
+        positions = json.loads(noted).get("positions", ()) if noted else json.loads(given_up or "[]")
         return Begun(Verdict(verdict.decode()), int(settled_index), int(times), tuple(positions))
 
     def hand_back(self, chunk: Chunk, tag: str, what: Suspect | None = None) -> None:
@@ -249,6 +249,7 @@ class Ledger(JobLog):
                 chunk.digest if chunk.prompts else "",
                 letter.model_dump_json(),
                 self._max_letters,
+                json.dumps(chunk.positions) if chunk.positions else "",
                 place=chunk.output.prefix,
             )
         )
@@ -256,7 +257,7 @@ class Ledger(JobLog):
     def replay(self, filed: FiledLetter) -> bool:
         """Makes the chunk of a letter due again. Returns whether the letter was still there.
 
-        Raises JobConflict when its job was cancelled, or other work has its index, and InvalidRequest when it cannot be
+        Raises JobConflict when its job was cancelled, or other work has its place, and InvalidRequest when it cannot be
         read, or was tried as often as can be: the letter stays."""
         letter = filed.letter
         chunk = letter.chunk()
@@ -279,7 +280,7 @@ class Ledger(JobLog):
             chunk.attempt,
             chunk.output.prefix,
             chunk.output.format,
-            chunk.digest,
+            chunk.digest if letter.kind is LetterKind.CHUNK else "",
             *_pairs(letter.failed_by_code),
             place=chunk.output.prefix,
         )

@@ -1,5 +1,6 @@
 """The ledger counts every image once, whatever happens in whatever order, and a job is done when nothing is left."""
 
+import dataclasses
 import json
 import random
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,7 @@ from tests.shared.ledger.hand import (
     output_of,
     replay,
     send_due,
+    sent,
     state,
 )
 
@@ -333,6 +335,17 @@ def test_a_buried_chunk_that_is_committed_after_all_rises(put_off: int, ledger: 
     expected = {"chunks": 1, "chunks_committed": 1, "images": 3, "ok": 3 - put_off, "put_off": put_off}
     assert counted(ledger) == {name: number for name, number in expected.items() if number}
     assert state(ledger) is (JobState.RUNNING if put_off else JobState.DONE)
+
+
+def test_a_later_attempt_that_was_given_up_and_comes_again_knows_its_images_positions(ledger: Ledger) -> None:
+    (chunk,) = open_job(ledger, 3)
+    later = chunk.retry_of(chunk.images[1:], positions=(1, 2))
+    ledger.commit(chunk, dataclasses.replace(outcome(chunk, put_off=2), put_off=later))
+    (due,) = send_due(ledger)
+    for _ in range(2):
+        begun = ledger.begin("run-7", 0, 2, sent(due), due.output)
+        assert (begun.verdict, begun.positions) == (Verdict.GO, (1, 2))
+        bury(ledger, later)
 
 
 def test_a_message_that_was_given_up_and_comes_again_leaves_its_job_done(ledger: Ledger) -> None:

@@ -7,7 +7,7 @@ import pytest
 from arno_shared.dead_letters import DeadLetters
 from arno_shared.errors import JobConflict, JobNotFound
 from arno_shared.ledger import Found, JobState, Ledger, Verdict
-from arno_shared.messages import Chunk
+from arno_shared.messages import Chunk, Output
 from arno_shared.names import DELAYED, JOBS, LIVE, TOPIC, Lane, job_keys
 from arno_shared.redis_client import RedisClient
 from arno_shared.settings import Settings
@@ -507,6 +507,27 @@ def test_a_letter_that_is_replayed_after_its_job_was_forgotten_is_counted_for_it
     assert counted(ledger) == {"images": 2, "ok": 2}
     assert state(ledger) is JobState.DONE
     assert ages(redis)
+
+
+@pytest.mark.parametrize("output", [OUTPUT, output_of("elsewhere")])
+def test_a_letter_of_a_job_of_which_nothing_is_known_any_more_is_not_another_s_of_its_id(
+    output: Output, ledger: Ledger, letters: DeadLetters, redis: RedisClient
+) -> None:
+    cats = chunk_of(2)
+    dogs = chunk_of(1).model_copy(update={"output": output})
+    ledger.expect(cats, Lane.BULK)
+    ledger.commit(cats, outcome(cats, put_off=2))
+    (later,) = send_due(ledger)
+    bury(ledger, later)
+    pass_time(redis, 100 * RETENTION_S + ABANDON_S)
+    assert ledger.expect(dogs, Lane.BULK)
+    ledger.commit(dogs, outcome(dogs, put_off=1))
+    for filed in letters.list():
+        with pytest.raises(JobConflict, match="other work"):
+            ledger.replay(filed)
+    assert [filed.letter.images for filed in letters.list()] == [2]
+    (due,) = send_due(ledger)
+    assert [image.uri for image in due.images] == [image.uri for image in dogs.images]
 
 
 @pytest.mark.parametrize("what", ["a replay", "a late chunk"])

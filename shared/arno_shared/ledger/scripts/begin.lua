@@ -1,7 +1,7 @@
 -- Whether a chunk is to be done. A: index or '', attempt, message id, '1' when that is the house's own, digest of what is
 -- asked, prefix, format, tag of the claim, how many indices there are, the first that may be given or ''.
 -- Returns the verdict; the chunk's index; how often it was begun without an end, this time included; and, of a later
--- attempt, what was noted when it was put off. 'conflict': it would share a place with somebody else's. 'unsure': its
+-- attempt, what was noted when it was put off, and its images' positions as noted when it was given up. 'conflict': it would share a place with somebody else's. 'unsure': its
 -- index is committed, and only the result object can tell whether it was this chunk. 'unnumbered': it names no index, and
 -- nothing is known here of those that were given.
 local index, attempt, message_id, digest = A[1], tonumber(A[2]), A[3], A[5]
@@ -9,7 +9,7 @@ local house = A[4] == '1'
 even_when_full()
 
 local function verdict(word)
-  return {word, tonumber(index) or 0, 0, ''}
+  return {word, tonumber(index) or 0, 0, '', ''}
 end
 
 -- A message of somebody else's has an index of its own, or the one that it names: nobody else's.
@@ -76,4 +76,5 @@ if state == 'incomplete' or (state == 'done' and origin == 'message') then wake(
 local field = index .. '.' .. attempt
 local times = count_beginning(field, A[8])
 if state ~= 'done' or origin == 'message' then live() end
-return {'go', index, times, attempt > 1 and redis.call('HGET', PUT_OFF, field) or ''}
+local _, _, _, positions = buried(field)
+return {'go', index, times, attempt > 1 and redis.call('HGET', PUT_OFF, field) or '', positions or ''}

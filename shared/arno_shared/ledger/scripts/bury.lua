@@ -1,5 +1,6 @@
 -- Gives up a whole chunk without a commit.
--- A: index, attempt, images, prefix, format, digest of what was asked, letter, max letters.
+-- A: index, attempt, images, prefix, format, digest of what was asked, letter, max letters, positions of a later attempt's
+--    images or ''.
 -- Returns 0 when it was given up or committed before.
 local index, attempt, images = tonumber(A[1]), tonumber(A[2]), tonumber(A[3])
 local field = index .. '.' .. attempt
@@ -21,7 +22,7 @@ if get('origin') == 'message' then
   note_asked(index, attempt, A[6])
 end
 leave_waiting(attempt, images, redis.call('HDEL', PUT_OFF, field) == 1)
-redis.call('HSET', BURIED, field, images .. ':' .. letter .. ':' .. A[6])
+redis.call('HSET', BURIED, field, table.concat({images, letter, A[6], A[9]}, ':'))
 if attempt == 1 then
   forget_message()
   count('buried', 1)

@@ -192,9 +192,10 @@ local function open_for_message(prefix, format)
   if was == 'cancelled' then finish(was) end
 end
 
--- What became of a chunk that was given up whole: its images, its letter, and the digest of what it asked.
+-- What is known of a chunk that was given up whole: its images, its letter, the digest of what it asked, and of a later
+-- attempt its images' positions.
 local function buried(field)
-  return string.match(redis.call('HGET', BURIED, field) or '', '^(%d+):?([^:]*):?(.*)$')
+  return string.match(redis.call('HGET', BURIED, field) or '', '^(%d+):?([^:]*):?([^:]*):?(.*)$')
 end
 
 -- Whether a first attempt asks for something else than what has its index, as far as that is known: messages of others say

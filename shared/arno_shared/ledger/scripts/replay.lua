@@ -1,14 +1,27 @@
 -- Takes a letter out of the dead letters and makes its chunk due at once.
--- A: entry id, kind, index, attempt of the letter, images, message, attempt to make, prefix, format, digest of what is asked,
---    then pairs of code and count.
+-- A: entry id, kind, index, attempt of the letter, images, message, attempt to make, prefix, format, digest of what a whole
+--    chunk asks or '', then pairs of code and count.
 -- Returns 'replayed'; 'gone' when the letter is no longer there; 'cancelled' when its job is, and 'conflict' when other work
--- has its index: then it stays.
+-- has its id or its place by now: then it stays.
 may_do_all()
 local entry, kind, index, attempt, images = A[1], A[2], tonumber(A[3]), tonumber(A[4]), tonumber(A[5])
 local field, again = index .. '.' .. attempt, index .. '.' .. A[7]
-if (get('state') or redis.call('HGET', TOMBSTONE, 'state')) == 'cancelled' then return 'cancelled' end
-if kind == 'chunk' and is_anothers(index, attempt, A[10]) then return 'conflict' end
-if redis.call('XDEL', DEAD, entry) == 0 then return 'gone' end
+
+local function uris(message)
+  local found = {}
+  for i, image in ipairs(cjson.decode(message).message.images) do found[i] = image.uri end
+  return table.concat(found, ' ')
+end
+
+-- A letter outlives all that the ledger knows of its job: its id, and its place, may be other work's by now. A sender's job
+-- opens where nothing is known of one before it.
+local function is_anothers_by_now()
+  local origin, created_at = unpack(redis.call('HMGET', JOB, 'origin', 'created_at'))
+  if origin and not is_of_job(attempt, A[8], A[9], A[10]) then return true end
+  if origin == 'sender' and tonumber(string.match(entry, '^%d+')) < 1000 * created_at - 1 then return true end
+  local waits = redis.call('HGET', PUT_OFF, again)
+  return is_anothers(index, attempt, A[10]) or (waits and uris(waits) ~= uris(A[6]))
+end
 
 -- What the ledger counted of them, and did not lose.
 local function counted()
@@ -25,6 +38,9 @@ local function put_off(known)
   if not known and get('origin') == 'message' then count('images', images) end
 end
 
+if (get('state') or redis.call('HGET', TOMBSTONE, 'state')) == 'cancelled' then return 'cancelled' end
+if is_anothers_by_now() then return 'conflict' end
+if redis.call('XDEL', DEAD, entry) == 0 then return 'gone' end
 -- A chunk that was given up and then done after all needs nothing more.
 if kind == 'chunk' and is_committed(index, attempt) then return 'replayed' end
 open_for_message(A[8], A[9])
