@@ -594,6 +594,23 @@ def test_a_producer_resumes_its_job_after_chunks_in_flight_survived_the_ledger(
     assert state(ledger) is JobState.DONE
 
 
+def test_a_later_attempt_that_was_given_up_before_its_ledger_was_restored_leaves_nothing_put_off(
+    ledger: Ledger, letters: DeadLetters, redis: RedisClient
+) -> None:
+    (first,) = open_job(ledger, 3)
+    ledger.commit(first, outcome(first, put_off=2))
+    (later,) = send_due(ledger)
+    redis.flushall()
+    bury(ledger, later)
+    ledger.revive("run-7", TERMS, OUTPUT, Lane.BULK)
+    announce(ledger, "run-7", 1, 3, sealed=True)
+    ledger.restore(first, Found(ok=1, put_off=later))
+    ledger.commit(later, outcome(later))
+    assert counted(ledger) == {"chunks": 1, "chunks_committed": 1, "images": 3, "ok": 3}
+    assert state(ledger) is JobState.DONE
+    assert not list(letters.list())
+
+
 # At random
 
 

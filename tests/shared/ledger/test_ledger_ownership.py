@@ -344,9 +344,10 @@ def test_after_a_loss_what_is_in_flight_was_sent(ledger: Ledger, redis: RedisCli
     assert ledger.expect(chunk, Lane.BULK) is False
 
 
+@pytest.mark.parametrize("forgotten", [False, True])
 @pytest.mark.parametrize("end", ["begin", "commit", "bury"])
 def test_after_a_loss_other_work_under_the_id_is_not_taken_for_what_was_sent(
-    end: str, ledger: Ledger, redis: RedisClient
+    end: str, forgotten: bool, ledger: Ledger, redis: RedisClient
 ) -> None:
     cats, dogs = chunk_of(3), chunk_of(2)
     ledger.expect(cats, Lane.BULK)
@@ -357,6 +358,9 @@ def test_after_a_loss_other_work_under_the_id_is_not_taken_for_what_was_sent(
         ledger.commit(cats, outcome(cats))
     else:
         bury(ledger, cats)
+    if forgotten and end != "begin":
+        pass_time(redis, RETENTION_S + 1)
+        assert not redis.exists(job_keys("run-7").job)
     with pytest.raises(JobConflict):
         ledger.expect(dogs, Lane.BULK)
     assert ledger.expect(cats, Lane.BULK) is False

@@ -43,8 +43,9 @@ if by_message then
   note_asked(index, attempt, A[6])
 end
 
-local was_put_off = redis.call('HDEL', PUT_OFF, field) == 1
-if not unbury(field) then leave_waiting(attempt, images, was_put_off) end
+local was_put_off, was_buried = redis.call('HDEL', PUT_OFF, field) == 1, unbury(field)
+-- Both, where its letter was filed before a lost ledger was restored.
+if not was_buried or (attempt > 1 and was_put_off) then leave_waiting(attempt, images, was_put_off) end
 if attempt == 1 then count('committed', 1) end
 count('ok', tonumber(A[7]))
 count('failed', tonumber(A[8]))

@@ -5,10 +5,10 @@
 may_do_all()
 local terms = A[1]
 if redis.call('EXISTS', JOB) == 0 then
-  local was, its_terms, loose = unpack(redis.call('HMGET', TOMBSTONE, 'state', 'terms', 'loose'))
+  local was, its_terms, loose, asked = unpack(redis.call('HMGET', TOMBSTONE, 'state', 'terms', 'loose', 'asked'))
   if was then
     -- After the loss of a ledger, the message in flight had opened the job again.
-    local same = its_terms == redis.sha1hex(terms) or (its_terms == redis.sha1hex('') and loose == '0')
+    local same = its_terms == redis.sha1hex(terms) or (its_terms == redis.sha1hex('') and loose == '0' and asked == A[8])
     return same and 'sent' or 'conflict'
   end
   if not claim_place() then return 'conflict' end

@@ -96,9 +96,10 @@ end
 -- comes late, or asks again, finds that it was, and which chunks were committed, and which given up.
 local function age()
   for i = 1, 9 do redis.call('EXPIRE', KEYS[i], RETENTION_S) end
-  local f = redis.call('HMGET', JOB, 'state', 'origin', 'top', 'terms', 'prefix', 'format')
+  local f = redis.call('HMGET', JOB, 'state', 'origin', 'top', 'terms', 'prefix', 'format', 'asked')
   redis.call('HSET', TOMBSTONE, 'state', f[1], 'origin', f[2], 'top', f[3] or -1, 'terms', redis.sha1hex(f[4] or ''),
-             'loose', redis.call('HLEN', LOOSE), 'output', redis.sha1hex((f[5] or '') .. (f[6] or '')))
+             'loose', redis.call('HLEN', LOOSE), 'output', redis.sha1hex((f[5] or '') .. (f[6] or '')),
+             'asked', f[7] or '')
   redis.call('EXPIRE', TOMBSTONE, TOMBSTONE_S)
   for _, key in ipairs({COMMITTED, BYGONE, BURIED}) do redis.call('EXPIRE', key, TOMBSTONE_S) end
   redis.call('ZREM', LIVE, JOB_ID)
