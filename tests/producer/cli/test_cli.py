@@ -306,9 +306,9 @@ def test_letters_of_a_cancelled_job_stay_and_others_are_replayed(arno: Arno, pro
         producer.submit(["s3://b/0.jpg"], "<OD>", job_id=job_id)
         (chunk,) = hand.take_all()
         hand.commit(chunk, failed={"s3://b/0.jpg": "timeout"}, give_up=True)
-        # Its other attempt goes on, so that it can still be cancelled.
-        producer.submit(["s3://b/1.jpg", "s3://b/2.jpg"], "<OD>", job_id=f"{job_id}-too")
-        hand.commit(hand.take_all()[0], failed={"s3://b/1.jpg": "timeout"}, give_up=True, put_off=("s3://b/2.jpg",))
+        # Its other chunk is still to be done, so that it can be cancelled.
+        producer.submit([f"s3://b/{number}.jpg" for number in range(3)], "<OD>", job_id=f"{job_id}-too")
+        hand.commit(hand.take_all()[0], failed={"s3://b/1.jpg": "timeout"}, give_up=True)
     producer.job("stopped-too").cancel()
     ran = arno("dead", "replay")
     assert ran.code == 1

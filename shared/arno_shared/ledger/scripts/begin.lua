@@ -1,9 +1,9 @@
 -- Whether a chunk is to be done. A: index or '', attempt, message id, '1' when that is the house's own, digest of what is
 -- asked, prefix, format, tag of the claim, how many indices there are, the first that may be given or ''.
 -- Returns the verdict; the chunk's index; how often it was begun without an end, this time included; and, of a later
--- attempt, what was noted when it was put off, and its images' positions as noted when it was given up. 'conflict': it would share a place with somebody else's. 'unsure': its
--- index is committed, and only the result object can tell whether it was this chunk. 'unnumbered': it names no index, and
--- nothing is known here of those that were given.
+-- attempt, what was noted when it was put off, and its images' positions as noted when it was given up.
+-- 'conflict': it would share a place with somebody else's. 'unsure': its index is committed, and only the result object can
+-- tell whether it was this chunk. 'unnumbered': it names no index, and nothing is known here of those that were given.
 local index, attempt, message_id, digest = A[1], tonumber(A[2]), A[3], A[5]
 local house = A[4] == '1'
 even_when_full()
@@ -35,12 +35,12 @@ end
 if redis.call('EXISTS', JOB) == 0 then
   local was, origin, output = unpack(redis.call('HMGET', TOMBSTONE, 'state', 'origin', 'output'))
   if was then
-    redis.call('EXPIRE', TOMBSTONE, TOMBSTONE_S)
-    redis.call('EXPIRE', COMMITTED, TOMBSTONE_S)
+    for _, key in ipairs({TOMBSTONE, COMMITTED, BYGONE, BURIED}) do redis.call('EXPIRE', key, TOMBSTONE_S) end
   end
   if output and output ~= redis.sha1hex(A[6] .. A[7]) then return verdict('conflict') end
   if was == 'cancelled' then return verdict('cancelled') end
   if was and origin ~= 'message' and not house then return verdict('conflict') end
+  if index ~= '' and is_anothers(index, attempt, digest) then return verdict('conflict') end
   local ended = attempt > 1 or is_committed(tonumber(index) or 0, 1)
   if was == 'done' and origin ~= 'message' and ended then return verdict('committed') end
   if index ~= '' and is_committed(tonumber(index), attempt) then return verdict(house and 'committed' or 'unsure') end
