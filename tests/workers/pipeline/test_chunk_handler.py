@@ -247,6 +247,42 @@ def test_a_picture_is_answered_stored_and_committed(valkey_url: str, tmp_path: P
     assert (row.timings.wait_ms, row.timings.model_ms) == (1.0, 2.0)
 
 
+class IllegibleEngine(FakeEngine):
+    def parse(self, prompt: Prompt, answer: Answer, width: int, height: int) -> Parsed:
+        raise ValueError("half a box")
+
+
+def test_a_picture_whose_answer_cannot_be_read_fails_and_says_why(valkey_url: str, tmp_path: Path) -> None:
+    row = Bench(valkey_url, tmp_path, engine=IllegibleEngine()).row()
+    assert row.error
+    assert (row.error.code, row.error.message) == (
+        "item_failed",
+        "the model's answer cannot be read: ValueError: half a box",
+    )
+    assert row.prompts == ()
+
+
+class SlowEngine(FakeEngine):
+    def prepare(self, image: Image.Image) -> Pixels:
+        Event().wait(0.04)
+        return super().prepare(image)
+
+
+def test_a_row_says_how_long_its_picture_took_on_its_way(valkey_url: str, tmp_path: Path) -> None:
+    def read(_: ImageRef) -> bytes:
+        Event().wait(0.05)
+        return encoded((4, 3))
+
+    bench = Bench(valkey_url, tmp_path, read, SlowEngine())
+    began_s = monotonic()
+    timings = bench.row().timings
+    assert timings.fetch_ms is not None
+    assert timings.decode_ms is not None
+    assert timings.fetch_ms >= 50
+    assert timings.decode_ms >= 40
+    assert timings.fetch_ms + timings.decode_ms <= 1000 * (monotonic() - began_s)
+
+
 def test_a_job_is_answered_in_the_way_it_asks_for_and_its_rows_say_so(valkey_url: str, tmp_path: Path) -> None:
     engine = FakeEngine()
     row = Bench(valkey_url, tmp_path, engine=engine, generation=GenerationOptions(num_beams=1, max_new_tokens=20)).row()

@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 
 import pytest
+from structlog.testing import capture_logs
 
 from arno_shared.delivery import hands as hands_module
 from arno_shared.delivery.hands import Hands
-from arno_shared.errors import HouseError, InternalError, RedisRefused
+from arno_shared.errors import ArnoError, HouseError, InternalError, RedisRefused
 from arno_shared.names import UNACKED, Lane, queues
 from arno_shared.redis_client import RedisClient, connect
 from arno_shared.settings import Settings
@@ -47,8 +48,18 @@ def test_what_is_thrown_on_the_way_out_of_hand_is_survived(
         raise error
 
     monkeypatch.setattr(delivery.hands, way, throw)
-    delivery.ack() if way == "ack" else delivery.give_back()
+    with capture_logs() as logs:
+        delivery.ack() if way == "ack" else delivery.give_back()
     assert redis.hkeys(UNACKED) == [delivery.tag.encode()]
+    (line,) = logs
+    assert line["error"] == (str(error) if isinstance(error, ArnoError) else repr(error))
+
+
+@pytest.mark.parametrize("way", ["ack", "give_back"])
+def test_what_is_done_with_is_in_nobody_s_hands(way: str, delivery: Delivery, redis: RedisClient) -> None:
+    delivery.ack() if way == "ack" else delivery.give_back()
+    assert redis.hlen(UNACKED) == 0
+    assert redis.llen(Lane.BULK.queue) == (0 if way == "ack" else 1)
 
 
 def test_whoever_works_on_it_is_told_that_it_was_let_go(
