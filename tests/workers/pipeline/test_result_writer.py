@@ -195,6 +195,33 @@ def test_rows_that_are_not_of_this_chunk_are_never_replaced(
     assert set(workers_in(store, uri, format)) == {"foreign"}
 
 
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(("third", "own"), [((B,), True), ((C,), False), (None, False)])
+def test_whose_an_object_without_rows_is_the_next_that_has_some_says(
+    third: tuple[ImageRef, ...] | None, own: bool, format: str, writer: ResultWriter, tmp_path: Path
+) -> None:
+    chunk = make_chunk(tmp_path, A, B, format=format)
+    second = chunk.retry_of(chunk.images)
+    for attempt in (chunk, second):
+        writer.write(attempt, Settled(rows=[], put_off=attempt.retry_of(attempt.images), given_up=None))
+    if third:
+        later = second.retry_of(third)
+        writer.write(later, all_ok(later))
+    assert writer.has_written(chunk) is own
+    if third == (C,):
+        with pytest.raises(JobConflict):
+            writer.write(chunk, all_ok(chunk))
+    else:
+        # One whose writer died before it said so stands as well.
+        _, standing = writer.write(chunk, all_ok(chunk))
+        assert standing.put_off
+        assert standing.put_off.images == (A, B)
+
+
+def test_what_was_written_and_deleted_since_counts_as_the_chunk_s(writer: ResultWriter, tmp_path: Path) -> None:
+    assert writer.has_written(make_chunk(tmp_path, A, B))
+
+
 def test_rows_of_another_job_in_an_object_that_cannot_be_read_whole_are_never_replaced(
     writer: ResultWriter, store: ObjectStore, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ from arno_shared.messages import Chunk, Output
 from arno_shared.names import index_of_part, part_uri
 from arno_shared.parts import CONTENT_TYPES, decode_part, encode_part
 from arno_shared.places import places_of
+from arno_shared.results import ResultRow
 from arno_shared.storage import ObjectStore
 from arno_workers.pipeline.rows import Settled, settled_from
 
@@ -48,18 +49,14 @@ class ResultWriter:
         return uri, settled
 
     def has_written(self, chunk: Chunk) -> bool:
-        """Whether the object in the chunk's place, where one stands, is the chunk's. Raises HouseError."""
-        uri = part_uri(chunk.output.prefix, chunk.index, chunk.attempt, chunk.output.format)
+        """Whether what stands in the chunk's place is the chunk's; whose nobody can say is not. Raises HouseError."""
         try:
-            self._standing(uri, chunk)
-        except JobConflict:
-            return False
+            return bool(self._is_own(chunk))
         except CredentialsRefused as error:
             raise HouseError(str(error)) from error
         except NotFound:
             # Deleted since, by whoever may.
             return True
-        return True
 
     def next_index(self, output: Output) -> int:
         """One more than the highest index of a part below the output prefix. Raises HouseError."""
@@ -76,6 +73,36 @@ class ResultWriter:
 
     def _standing(self, uri: str, chunk: Chunk) -> Settled | None:
         """What the rows that stand there say; None when there are none. Raises as `write` does, and NotFound."""
+        found = self._rows(uri, chunk)
+        if found == ([], []) and self._is_own(chunk) is False:
+            raise _conflict(uri, chunk)
+        # After the last attempt nothing is put off: each image has a row, or the object was cut short.
+        if found is None or (chunk.attempt >= self._max_attempts and len(found[0]) < len(chunk.images)):
+            return None
+        return settled_from(chunk, *found)
+
+    def _is_own(self, chunk: Chunk) -> bool | None:
+        """Whether the rows in the chunk's place are the chunk's. Where all images were put off there are none, and
+        those of the next attempts tell; None when there are none either. Raises as `_rows` does, but for JobConflict.
+        """
+        attempt = chunk.attempt
+        while True:
+            tried = chunk.model_copy(update={"attempt": attempt})
+            try:
+                found = self._rows(part_uri(chunk.output.prefix, chunk.index, attempt, chunk.output.format), tried)
+            except JobConflict:
+                return False
+            except NotFound:
+                if attempt > chunk.attempt:
+                    return None
+                raise
+            if found is None or found[0]:
+                return True
+            attempt += 1
+
+    def _rows(self, uri: str, chunk: Chunk) -> tuple[list[ResultRow], list[int]] | None:
+        """The chunk's rows that stand there, and the place of each; None when the chunk's writer broke off. Raises as
+        `write` does, and NotFound."""
         try:
             data = self._store.get(uri)
         except (HouseError, CredentialsRefused, NotFound):
@@ -95,10 +122,7 @@ class ResultWriter:
         places = places_of(chunk, rows) if all(row.answers(chunk) for row in rows) else None
         if places is None:
             raise _conflict(uri, chunk)
-        # After the last attempt nothing is put off: each image has a row, or the object was cut short.
-        if chunk.attempt >= self._max_attempts and len(rows) < len(chunk.images):
-            return None
-        return settled_from(chunk, rows, places)
+        return rows, places
 
 
 def _conflict(uri: str, chunk: Chunk) -> JobConflict:
