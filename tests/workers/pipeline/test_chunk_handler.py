@@ -20,7 +20,7 @@ from arno_shared.messages import Chunk, GenerationOptions, ImageRef, Output, Pro
 from arno_shared.names import UNACKED, Lane, job_keys
 from arno_shared.parts import decode_part
 from arno_shared.redis_client import connect
-from arno_shared.results import Generation, ModelFacts, ResultRow
+from arno_shared.results import Generation, ModelFacts, ResultRow, Status
 from arno_shared.settings import RetrySettings, Settings
 from arno_shared.storage import ObjectStore
 from arno_shared.topic import ChunkCompleted, ChunkEvent, Counts
@@ -247,6 +247,22 @@ def test_a_picture_is_answered_stored_and_committed(valkey_url: str, tmp_path: P
     assert (row.timings.wait_ms, row.timings.model_ms) == (1.0, 2.0)
 
 
+def test_storage_that_is_away_for_a_while_is_waited_for_and_no_try_of_the_image(
+    valkey_url: str, tmp_path: Path
+) -> None:
+    away = iter([HouseError("storage is away"), HouseError("storage is away")])
+
+    def read(_: ImageRef) -> bytes:
+        if error := next(away, None):
+            raise error
+        return encoded((4, 3))
+
+    bench = Bench(valkey_url, tmp_path, read)
+    row = bench.row()
+    assert (row.status, row.attempts) == (Status.OK, 1)
+    assert bench.ledger.status("run-7").put_off == 0
+
+
 class IllegibleEngine(FakeEngine):
     def parse(self, prompt: Prompt, answer: Answer, width: int, height: int) -> Parsed:
         raise ValueError("half a box")
@@ -390,6 +406,18 @@ def test_a_chunk_that_one_worker_died_of_runs_as_any_other(valkey_url: str, tmp_
     bench.handle()
     assert begun == [{"0.1": "2"}] * 3
     assert bench.begun == {}
+
+
+def test_who_has_the_chunk_in_hand_is_no_death_in_another_s_eyes(valkey_url: str, tmp_path: Path) -> None:
+    seen = []
+
+    def read(_: ImageRef) -> bytes:
+        seen.append(bench.begins_again().times)
+        return encoded((4, 3))
+
+    bench = Bench(valkey_url, tmp_path, read)
+    bench.handle()
+    assert seen == [1]
 
 
 def test_an_image_that_max_deliveries_died_of_is_given_up_and_its_neighbours_are_well(

@@ -1,13 +1,19 @@
 """What a worker counts is what became of its messages and images."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from arno_shared.delivery.hands import Hands
 from arno_shared.errors import Timeout
 from arno_shared.messages import ImageRef
-from tests.workers.pipeline.test_chunk_handler import Bench, encoded
+from arno_shared.names import Lane
+from arno_workers.engine.loop import EngineLoop
+from arno_workers.engine.null import NullReplica
+from tests.model.clock import pass_time
+from tests.workers.pipeline.test_chunk_handler import RAW, Bench, encoded
 
 OUTCOMES = ("committed", "duplicate", "dropped", "parked", "buried", "given_back", "filed")
 
@@ -38,6 +44,21 @@ def test_a_chunk_is_counted_with_its_images(valkey_url: str, tmp_path: Path) -> 
     assert images(bench) == {"ok": 3, "failed": 0, "put_off": 0, "given_up": 0}
     assert counted(bench, "arno_chunk_seconds_count") == 1
     assert counted(bench, "arno_answers_total", task="<OD>", outcome="ok") == 3
+    for stage in ("fetch", "decode", "wait"):
+        assert counted(bench, "arno_stage_seconds_count", stage=stage) == 3
+    assert counted(bench, "arno_stage_seconds_sum", stage="wait") == pytest.approx(0.003)
+
+
+def test_messages_of_others_that_went_back_are_counted(valkey_url: str, tmp_path: Path) -> None:
+    bench = Bench(valkey_url, tmp_path)
+    dead = Hands(bench.redis, worker="dead", key_prefix="", lease_s=60, lease_max_s=900, max_letters=10)
+    bench.redis.lpush(Lane.BULK.queue, RAW)
+    assert dead.claim([Lane.BULK.queue])
+    pass_time(bench.redis, 61)
+    with closing(EngineLoop(NullReplica, 1, lambda: None)) as engine:
+        bench.metrics.watch(bench.vitals, engine, bench.hands)
+        bench.hands.sweep()
+        assert counted(bench, "arno_leases_expired_total") == 1
 
 
 def test_a_chunk_that_another_worker_committed_meanwhile_is_a_duplicate_and_nothing_else(

@@ -1,6 +1,7 @@
 """Waiting out the house: nothing fails while Redis or storage is away, and a stopping worker does not wait for ever."""
 
 import pytest
+from structlog.testing import capture_logs
 
 from arno_shared.errors import HouseError
 from arno_workers.pipeline import patience
@@ -21,7 +22,9 @@ def test_a_call_is_tried_until_the_house_is_back() -> None:
             raise error
         return "done"
 
-    assert until_back(call, "storage", Drain(60)) == "done"
+    with capture_logs() as logs:
+        assert until_back(call, "storage", Drain(60)) == "done"
+    assert {(line["event"], line["what"], line["error"]) for line in logs} == {("waiting", "storage", "away")}
 
 
 def test_other_errors_pass_at_once() -> None:

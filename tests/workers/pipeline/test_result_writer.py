@@ -195,6 +195,21 @@ def test_rows_that_are_not_of_this_chunk_are_never_replaced(
     assert set(workers_in(store, uri, format)) == {"foreign"}
 
 
+def test_where_nobody_may_look_indices_begin_with_the_first(
+    writer: ResultWriter, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunk = make_chunk(tmp_path, A)
+    assert writer.next_index(chunk.output) == 0
+    writer.write(chunk, all_ok(chunk))
+    assert writer.next_index(chunk.output) == 4
+
+    def refused(_: str) -> None:
+        raise AccessDenied("you may not list")
+
+    monkeypatch.setattr(store, "list", refused)
+    assert writer.next_index(chunk.output) == 0
+
+
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize(("third", "own"), [((B,), True), ((C,), False), (None, False)])
 def test_whose_an_object_without_rows_is_the_next_that_has_some_says(
