@@ -169,6 +169,20 @@ def test_what_was_in_hand_when_the_ledger_was_lost_does_not_count_for_other_work
     assert state(ledger) is JobState.DONE
 
 
+def test_what_waits_of_a_lost_job_is_due_again_when_its_producer_comes(ledger: Ledger, redis: RedisClient) -> None:
+    (chunk,) = open_job(ledger, 2)
+    redis.flushall()
+    ledger.commit(chunk, outcome(chunk, put_off=2))
+    (later,) = send_due(ledger)
+    # It meets another's job in its place, and is a letter.
+    assert ledger.due() == []
+    ledger.open("run-7", TERMS, OUTPUT, Lane.BULK, owns=True)
+    announce(ledger, "run-7", 1, 2, sealed=True)
+    assert send_due(ledger) == [later]
+    ledger.commit(later, outcome(later))
+    assert state(ledger) is JobState.DONE
+
+
 @pytest.mark.parametrize("stops", [Ledger.cancel, Ledger.pause])
 def test_what_opened_a_lost_job_again_and_was_stopped_stays_so_when_its_producer_comes(
     ledger: Ledger, redis: RedisClient, stops: Callable[[Ledger, str], JobState]

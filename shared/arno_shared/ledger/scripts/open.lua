@@ -58,6 +58,8 @@ if get('origin') == 'message' and redis.call('HLEN', LOOSE) == 0 and get('prefix
     if string.sub(field, -2) == '.1' then redis.call('ZREM', COMMITS, field) end
   end
   if get('state') == 'done' then wake() end
+  -- Their next attempts may have met whoever had the place meanwhile, and be on no queue.
+  release()
 end
 local standing = get('terms') or ''
 if standing ~= terms then return {'terms', get('origin') == 'producer' and standing or ''} end
