@@ -409,6 +409,20 @@ def test_a_late_message_keeps_in_mind_what_was_committed(ledger: Ledger, redis: 
         pass_time(redis, 9 * RETENTION_S)
 
 
+def test_an_index_whose_letter_is_replayed_after_its_job_was_forgotten_stays_its_own(
+    ledger: Ledger, letters: DeadLetters, redis: RedisClient
+) -> None:
+    cats = chunk_of(2)
+    ledger.begin("run-7", 0, 1, foreign("a", cats.digest), OUTPUT)
+    bury(ledger, cats)
+    forget(redis)
+    (again,) = replay(ledger, letters)
+    assert begin(ledger, again) is Verdict.GO
+    assert ledger.begin("run-7", 0, 1, foreign("b", "dogs"), OUTPUT).verdict is Verdict.CONFLICT
+    assert ledger.commit(again, outcome(again))
+    assert state(ledger) is JobState.DONE
+
+
 @pytest.mark.parametrize("ends", [lambda ledger, chunk: ledger.commit(chunk, outcome(chunk)), bury])
 def test_a_message_of_a_job_that_was_forgotten_with_another_output_is_other_work(
     ledger: Ledger, redis: RedisClient, ends: Callable[[Ledger, Chunk], bool]

@@ -43,7 +43,10 @@ if is_anothers_by_now() then return 'conflict' end
 if redis.call('XDEL', DEAD, entry) == 0 then return 'gone' end
 -- A chunk that was given up and then done after all needs nothing more.
 if kind == 'chunk' and is_committed(index, attempt) then return 'replayed' end
+local had_messages = redis.call('HLEN', LOOSE) > 0 or (redis.call('HGET', TOMBSTONE, 'loose') or '0') ~= '0'
 open_for_message(A[8], A[9])
+-- Of messages of others: its index stays its own, though it is not among the given up any more.
+if had_messages and kind == 'chunk' and attempt == 1 then redis.call('HSET', LOOSE, '#' .. index, A[10]) end
 if get('state') ~= 'running' and get('state') ~= 'paused' then wake() end
 if kind == 'chunk' then
   local was_buried = unbury(field)
