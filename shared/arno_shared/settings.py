@@ -92,9 +92,18 @@ class ProducerSettings(_Group):
 class WorkerSettings(_Group):
     model: str = "arno-tiny"
     """`arno-tiny` (bundled), a local folder, an `s3://bucket/folder`, or a hub id such as
-    `florence-community/Florence-2-base-ft`."""
+    `microsoft/Florence-2-base-ft`: Florence-2 in transformers' own layout or in Microsoft's."""
     revision: str = "main"
     """Pinned revision of a hub id; a commit hash makes results reproducible."""
+    adapter: str = ""
+    """A LoRA adapter for the model: a folder, an `s3://` folder or a hub id."""
+    adapter_revision: str = "main"
+    """Pinned revision of the adapter's hub id."""
+    processor: str = ""
+    """Where tokenizer and image processor come from, if the model's folder holds weights alone: a folder, an `s3://`
+    folder or a hub id."""
+    processor_revision: str = "main"
+    """Pinned revision of the processor's hub id."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """`auto` is bfloat16 on CUDA, and on a CPU that computes in it when the checkpoint is stored in half precision;
     else float32."""
@@ -137,7 +146,7 @@ class WorkerSettings(_Group):
     """Where `/healthz` and `/readyz` answer; 0 takes any free port, which the log and `arno workers` name. With
     several GPUs, each process takes the next port."""
     model_cache: Path = Path("~/.cache/arno/models")
-    """Where models from `s3://` are kept."""
+    """Where models and adapters from `s3://` are kept. Those from the hub lie where `HF_HOME` says."""
 
 
 class HttpSettings(_Group):
