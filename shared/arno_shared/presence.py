@@ -35,6 +35,12 @@ class WorkerState(WireModel):
     model: str
     revision: str
     dtype: str
+    adapter: str = ""
+    """The LoRA adapter that was merged into the model."""
+    adapter_revision: str = ""
+    provenance: str = ""
+    """What was read of the model, and from where: its layout, and by which rules it answers; empty until it is
+    loaded."""
     execution: str = ""
     """How its replica computes, in a few words; empty until it is loaded."""
     phase: str

@@ -76,10 +76,22 @@ class PromptResult(StoredModel):
     """The answer runs in a loop."""
 
 
+def _absent(value: object) -> bool:
+    return value is None
+
+
 class ModelFacts(StoredModel):
+    """What answered. A revision is the commit of a hub id, or a digest of all files that were read."""
+
     id: str
     revision: str
     dtype: str
+    adapter: str | None = Field(default=None, exclude_if=_absent)
+    """The LoRA adapter that was merged into it."""
+    adapter_revision: str | None = Field(default=None, exclude_if=_absent)
+    processor: str | None = Field(default=None, exclude_if=_absent)
+    """Where tokenizer and image processor came from, if not from the model's folder."""
+    processor_revision: str | None = Field(default=None, exclude_if=_absent)
 
 
 class Generation(StoredModel):

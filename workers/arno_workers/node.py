@@ -67,11 +67,16 @@ def run_node(settings: Settings, device: str, name: str) -> int:
     metrics = WorkerMetrics()
     metrics.registry.register(HouseCollector(settings))
     probes = Probes(settings.worker, vitals, house_checks(redis, store, settings.output_prefix), metrics.exposition)
-    asked = ModelFacts(id=settings.worker.model, revision=settings.worker.revision, dtype=settings.worker.dtype)
+    asked = ModelFacts(
+        id=settings.worker.model,
+        revision=settings.worker.revision,
+        dtype=settings.worker.dtype,
+        adapter=settings.worker.adapter or None,
+    )
     presence = Presence(redis, vitals, worker=worker, device=device, model=asked, health=probes.start())
     presence.start()
     engine = start_engine(settings.worker, device, store, stop_broken, metrics.batch_ran)
-    presence.model, presence.execution = engine.model, lambda: engine.execution
+    presence.model, presence.provenance, presence.execution = engine.model, engine.provenance, lambda: engine.execution
     metrics.describe(device, engine.model)
     ledger = Ledger(redis, settings)
     dead_letters = DeadLetters(redis, settings.dead_letters.max_letters)

@@ -18,6 +18,7 @@ HELP = {
     "watch": "Show a job until it is finished.",
     "results": "Write a job's results as JSON lines.",
     "cancel": "Stop a job.",
+    "model": "Say what a model's folder holds, and whether Arno will run it; or convert it.",
     "workers": "Show the workers, what each is doing, and those that fell silent in the last minutes.",
     "serve": "Take jobs, single pictures and S3 events over HTTP, until SIGTERM.",
     "doctor": "Check what jobs need, and say how to mend it.",

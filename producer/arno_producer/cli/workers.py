@@ -37,8 +37,8 @@ def workers(json_lines: JsonOption = False) -> None:
             emit(_as_json(one))
     elif seen:
         show_table(_HEADINGS, map(_summary, seen))
-        for shortfall in _shortfalls(seen):
-            say(shortfall)
+        for line in (*_provenances(seen), *_shortfalls(seen)):
+            say(line)
     else:
         say("no worker was heard of in the last minutes; start one: arno-worker")
 
@@ -51,7 +51,7 @@ def _summary(seen: "SeenWorker") -> tuple[str, ...]:
     return (
         seen.worker,
         state.device,
-        f"{state.model} {_short(state.revision)} {state.dtype}",
+        _model(state),
         _computes(state),
         _phase(seen, state),
         f"{state.chunks_in_flight:,}",
@@ -67,9 +67,24 @@ def _short(revision: str) -> str:
     return revision.removeprefix("sha256:")[:12]
 
 
+def _model(state: "WorkerState") -> str:
+    adapter = f" + {state.adapter} {_short(state.adapter_revision)}" if state.adapter else ""
+    return f"{state.model} {_short(state.revision)}{adapter} {state.dtype}"
+
+
 def _computes(state: "WorkerState") -> str:
     """Short; what is left out stands under the table."""
     return state.computes if state.computes == state.execution else f"{state.computes} …"
+
+
+def _provenances(seen: "Iterable[SeenWorker]") -> "Iterator[str]":
+    """What was read of each model, once for all the workers that read the same."""
+    readers: dict[tuple[str, str], list[str]] = {}
+    for one in seen:
+        if one.state and one.state.provenance:
+            readers.setdefault((one.state.model, one.state.provenance), []).append(one.worker)
+    for (model, provenance), names in readers.items():
+        yield f"{model} ({', '.join(names)}): {provenance}"
 
 
 def _shortfalls(seen: "Iterable[SeenWorker]") -> "Iterator[str]":

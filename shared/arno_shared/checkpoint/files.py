@@ -9,13 +9,15 @@ class Wanted(StrEnum):
     """What a folder, a bucket's folder or a hub id is named for."""
 
     MODEL = "model"
+    WEIGHTS = "weights"
+    """A model of which tokenizer and image processor lie elsewhere."""
     ADAPTER = "adapter"
     PROCESSOR = "processor"
 
     @property
     def setting(self) -> str:
         """The environment variable that names it."""
-        return f"ARNO_WORKER__{self.upper()}"
+        return f"ARNO_WORKER__{'MODEL' if self is Wanted.WEIGHTS else self.upper()}"
 
 
 CONFIG = "config.json"
@@ -46,6 +48,8 @@ def files_to_read(names: Collection[str], wanted: Wanted) -> list[str]:
     match wanted:
         case Wanted.MODEL:
             read = [CONFIG, GENERATION_CONFIG, *_PROCESSOR_FILES, *weight_files(names)]
+        case Wanted.WEIGHTS:
+            read = [CONFIG, GENERATION_CONFIG, *weight_files(names)]
         case Wanted.ADAPTER:
             read = [ADAPTER_CONFIG, *adapter_files(names)]
         case Wanted.PROCESSOR:

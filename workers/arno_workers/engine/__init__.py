@@ -7,7 +7,7 @@
 
 One thread owns the device, and does nothing else. It batches whatever is ready, whichever message it came from.
 
-`node.py` comes in through `start.py`, and `tiny` through `locate.py`, for the bundled model's folder.
+`node.py` comes in through `start.py`, and `tiny` through `checkpoint/locate.py`, for the bundled model's folder.
 """
 
 from collections.abc import Callable, Sequence
@@ -92,6 +92,11 @@ class Load:
 class Engine(Protocol):
     @property
     def model(self) -> ModelFacts: ...
+
+    @property
+    def provenance(self) -> str:
+        """What was read of the model, and from where, in a few words: its layout, and by which rules it answers."""
+        ...
 
     @property
     def execution(self) -> str:

@@ -6,32 +6,30 @@ the same in another way where they are not; each is tested against the original.
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL.Image import Image
 from torch import Tensor
-from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
 from arno_shared.errors import ModelUnusable
 from arno_shared.logs import get_logger
 from arno_shared.messages import GenerationOptions, Prompt
 from arno_shared.names import Lane
 from arno_shared.prompts import LOCATION_BINS, TASKS, Takes
-from arno_shared.results import Generation, ModelFacts
+from arno_shared.results import Generation
 from arno_shared.settings import WorkerSettings
 from arno_workers.engine import Answer, Ask, Parsed, Pixels
 from arno_workers.engine.batch import Batch
 from arno_workers.engine.beams import Hypothesis
+from arno_workers.engine.checkpoint.load import Checkpoint
 from arno_workers.engine.choice import choose_functions
 from arno_workers.engine.clock import StageClock, unobserved
 from arno_workers.engine.decoder import DecoderWeights
 from arno_workers.engine.encoder import TextEncoder
 from arno_workers.engine.generation import GenerationRules
 from arno_workers.engine.graphs import CaptureFailed, Graphs, Place
-from arno_workers.engine.locate import Located, folder_revision
 from arno_workers.engine.looking import Beside, First, Looking
 from arno_workers.engine.memory import fitting_pictures, fitting_slots, used_and_total_bytes
 from arno_workers.engine.parsing import AnswerParser
@@ -53,27 +51,18 @@ _STEPS_AT_ONCE = 4
 
 
 class FlorenceReplica:
-    def __init__(self, located: Located, settings: WorkerSettings, device: str) -> None:
-        """Loads the model. Raises ModelUnusable."""
-        try:
-            where: dict[str, Any] = {"revision": located.revision} if located.revision else {}
-            self._processor: Any = Florence2Processor.from_pretrained(located.source, **where)
-            model: Any = Florence2ForConditionalGeneration.from_pretrained(located.source, dtype="auto", **where)
-        except Exception as error:
-            raise ModelUnusable(f"the model {settings.model!r} cannot be loaded: {error}") from error
-        dtype = choose_dtype(settings.dtype, device, stored=model.dtype)
-        model = model.to(device=device, dtype=dtype).eval()
-        self.model = ModelFacts(
-            id=settings.model,
-            revision=_revision(located, model),
-            dtype=str(dtype).removeprefix("torch."),
-        )
+    def __init__(self, checkpoint: Checkpoint, settings: WorkerSettings, device: str) -> None:
+        """Takes the checkpoint's model to the device. Raises ModelUnusable."""
+        dtype = choose_dtype(settings.dtype, device, stored=checkpoint.stored)
+        model = checkpoint.model.to(device=device, dtype=dtype)
+        self.model = checkpoint.facts.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
+        self.provenance = checkpoint.provenance
         self._device = device
+        self._processor = checkpoint.processor
         self.clock = StageClock(unobserved)
         """Whoever wants to know how long stages take puts another in its place."""
         self._rules = GenerationRules.of(model.generation_config)
-        self._tokenizer = self._processor.tokenizer
-        first_location = int(self._tokenizer.convert_tokens_to_ids("<loc_0>"))
+        first_location = int(self._processor.tokenizer.convert_tokens_to_ids("<loc_0>"))
         self._locations = frozenset(range(first_location, first_location + LOCATION_BINS))
         self._max_positions = int(model.config.text_config.max_position_embeddings)
         self._image_tokens = int(self._processor.num_image_tokens)
@@ -81,6 +70,7 @@ class FlorenceReplica:
         fast = settings.pixels == "fast"
         self._recipe = PixelRecipe(self._processor.image_processor, device, dtype, fast=fast)
         self.scaled_to = (self._recipe.width, self._recipe.height) if fast else None
+        self._prompts = checkpoint.prompts
         self.prompt_ids = lru_cache(_REMEMBERED_SENTENCES)(self._prompt_ids)
         functions = choose_functions(settings.kernels, model.config, dtype, device)
         with torch.inference_mode():
@@ -275,8 +265,7 @@ class FlorenceReplica:
 
     def _prompt_ids(self, sentence: str) -> tuple[int, ...]:
         """Cut so that picture and prompt fit the encoder's positions; the closing token stays."""
-        text = self._tokenizer.bos_token + sentence + self._tokenizer.eos_token
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
+        ids = self._prompts.ids(sentence)
         room = self._max_positions - self._image_tokens
         return tuple(ids if len(ids) <= room else [*ids[: room - 1], ids[-1]])
 
@@ -285,12 +274,6 @@ def _answer(hypothesis: Hypothesis) -> Answer | None:
     if not hypothesis.is_sound:
         return None
     return Answer(hypothesis.ids, hypothesis.logprobs, hypothesis.forced, hypothesis.truncated)
-
-
-def _revision(located: Located, model: Any) -> str:
-    if located.revision is None:
-        return folder_revision(Path(located.source))
-    return str(getattr(model.config, "_commit_hash", None) or located.revision)
 
 
 def _widest_bytes(vision: Any, recipe: PixelRecipe, dtype: torch.dtype) -> int:

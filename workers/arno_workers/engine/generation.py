@@ -3,36 +3,10 @@
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from arno_shared.checkpoint.generation import NOT_DONE
 from arno_shared.errors import ModelUnusable
 from arno_shared.messages import GenerationOptions
 from arno_shared.results import Generation
-
-_NOT_DONE = {
-    "do_sample": (None, False),
-    "num_beam_groups": (None, 1),
-    "diversity_penalty": (None, 0.0),
-    "repetition_penalty": (None, 1.0),
-    "encoder_repetition_penalty": (None, 1.0),
-    "encoder_no_repeat_ngram_size": (None, 0),
-    "bad_words_ids": (None,),
-    "force_words_ids": (None,),
-    "constraints": (None,),
-    "min_length": (None, 0),
-    "min_new_tokens": (None, 0),
-    "renormalize_logits": (None, False),
-    "remove_invalid_values": (None, False),
-    "exponential_decay_length_penalty": (None,),
-    "suppress_tokens": (None,),
-    "begin_suppress_tokens": (None,),
-    "sequence_bias": (None,),
-    "guidance_scale": (None, 1, 1.0),
-    "watermarking_config": (None,),
-    "stop_strings": (None,),
-    "max_time": (None,),
-    "penalty_alpha": (None, 0.0),
-    "dola_layers": (None,),
-}
-"""What changes answers and is not implemented, with the values that change nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +27,7 @@ class GenerationRules:
     @classmethod
     def of(cls, config: Any) -> "GenerationRules":
         """Reads a transformers `GenerationConfig`. Raises ModelUnusable when it asks for something not done here."""
-        for name, harmless in _NOT_DONE.items():
+        for name, harmless in NOT_DONE.items():
             value = getattr(config, name, None)
             if value not in harmless:
                 raise ModelUnusable(f"the model's generation_config sets {name}={value!r}, which is not supported")

@@ -64,6 +64,10 @@ class EngineLoop:
         return self._replica.model
 
     @property
+    def provenance(self) -> str:
+        return self._replica.provenance
+
+    @property
     def execution(self) -> str:
         return self._replica.execution
 

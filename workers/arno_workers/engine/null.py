@@ -15,6 +15,7 @@ _NOTHING_SAID = Parsed(raw="", value=None, confidences=None, repetitive=False)
 
 class NullReplica:
     model = ModelFacts(id="null", revision="0", dtype="none")
+    provenance = ""
     execution = "nothing"
     scaled_to: tuple[int, int] | None = None
     appetite_images = 96

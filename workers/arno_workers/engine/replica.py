@@ -18,6 +18,9 @@ class Replica(Protocol):
     def model(self) -> ModelFacts: ...
 
     @property
+    def provenance(self) -> str: ...
+
+    @property
     def execution(self) -> str: ...
 
     @property

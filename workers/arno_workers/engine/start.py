@@ -10,7 +10,6 @@ from arno_shared.settings import WorkerSettings
 from arno_shared.storage import ObjectStore
 from arno_workers.engine import Engine
 from arno_workers.engine.clock import DeviceStageClock, Observe, StageClock, unobserved
-from arno_workers.engine.locate import locate
 from arno_workers.engine.loop import EngineLoop
 from arno_workers.engine.null import NullReplica
 from arno_workers.engine.replica import Replica
@@ -45,6 +44,7 @@ def _florence(settings: WorkerSettings, device: str, store: ObjectStore, observe
         import torch
         import transformers
 
+        from arno_workers.engine.checkpoint.load import load_checkpoint, locate_all
         from arno_workers.engine.florence import FlorenceReplica
         from arno_workers.engine.memory import keep_freed_memory
         from arno_workers.engine.precision import keep_float32
@@ -67,7 +67,7 @@ def _florence(settings: WorkerSettings, device: str, store: ObjectStore, observe
     keep_float32()
     # Off, unless it is asked for: it prepares itself for every new shape, in the middle of the work.
     torch.backends.cuda.enable_cudnn_sdp(settings.cudnn_attention)
-    replica = FlorenceReplica(locate(settings, store), settings, device)
+    replica = FlorenceReplica(load_checkpoint(locate_all(settings, store)), settings, device)
     began_s = perf_counter()
     replica.warm_up()
     # A batch says more of how threads pay, but with a large model on a CPU each picture takes seconds.

@@ -28,6 +28,8 @@ class Presence:
         """`health`: the address of the health pages."""
         self.model = model
         """What was asked for; whoever loads the replica sets what it is."""
+        self.provenance = ""
+        """What was read of it, and from where; set likewise."""
         self.execution: Callable[[], str] = str
         """How the replica computes; set likewise."""
         self._redis, self._vitals = redis, vitals
@@ -73,6 +75,9 @@ class Presence:
             model=redact(model.id),
             revision=model.revision,
             dtype=model.dtype,
+            adapter=redact(model.adapter or ""),
+            adapter_revision=model.adapter_revision or "",
+            provenance=_line(self.provenance),
             execution=_line(self.execution()),
             phase=vitals.phase.value,
             ailment=redact(vitals.ailment),

@@ -52,5 +52,5 @@ def _examine(producer: "Producer") -> Iterator["Finding"]:
     yield storage
     if storage.verdict is Verdict.OK:
         yield check_conditional_writes(producer.store, settings.output_prefix)
-    yield check_model(settings.worker.model, producer.store)
+    yield check_model(settings.worker, producer.store)
     yield from check_extras()
