@@ -7,7 +7,7 @@
 
 One thread owns the device, and does nothing else. It batches whatever is ready, whichever message it came from.
 
-`node.py` comes in through `start.py`, and `tiny` through `locate.py`, for the bundled model's folder.
+`node.py` comes in through `start.py`, and `tiny` through `checkpoint/locate.py`, for the bundled model's folder.
 """
 
 from collections.abc import Callable, Sequence

@@ -6,7 +6,6 @@ the same in another way where they are not; each is tested against the original.
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,13 +24,13 @@ from arno_shared.settings import WorkerSettings
 from arno_workers.engine import Answer, Ask, Parsed, Pixels
 from arno_workers.engine.batch import Batch
 from arno_workers.engine.beams import Hypothesis
+from arno_workers.engine.checkpoint.locate import Located, folder_revision
 from arno_workers.engine.choice import choose_functions
 from arno_workers.engine.clock import StageClock, unobserved
 from arno_workers.engine.decoder import DecoderWeights
 from arno_workers.engine.encoder import TextEncoder
 from arno_workers.engine.generation import GenerationRules
 from arno_workers.engine.graphs import CaptureFailed, Graphs, Place
-from arno_workers.engine.locate import Located, folder_revision
 from arno_workers.engine.looking import Beside, First, Looking
 from arno_workers.engine.memory import fitting_pictures, fitting_slots, used_and_total_bytes
 from arno_workers.engine.parsing import AnswerParser
@@ -56,16 +55,15 @@ class FlorenceReplica:
     def __init__(self, located: Located, settings: WorkerSettings, device: str) -> None:
         """Loads the model. Raises ModelUnusable."""
         try:
-            where: dict[str, Any] = {"revision": located.revision} if located.revision else {}
-            self._processor: Any = Florence2Processor.from_pretrained(located.source, **where)
-            model: Any = Florence2ForConditionalGeneration.from_pretrained(located.source, dtype="auto", **where)
+            self._processor: Any = Florence2Processor.from_pretrained(located.folder)
+            model: Any = Florence2ForConditionalGeneration.from_pretrained(located.folder, dtype="auto")
         except Exception as error:
             raise ModelUnusable(f"the model {settings.model!r} cannot be loaded: {error}") from error
         dtype = choose_dtype(settings.dtype, device, stored=model.dtype)
         model = model.to(device=device, dtype=dtype).eval()
         self.model = ModelFacts(
             id=settings.model,
-            revision=_revision(located, model),
+            revision=located.commit or folder_revision(located.folder),
             dtype=str(dtype).removeprefix("torch."),
         )
         self._device = device
@@ -285,12 +283,6 @@ def _answer(hypothesis: Hypothesis) -> Answer | None:
     if not hypothesis.is_sound:
         return None
     return Answer(hypothesis.ids, hypothesis.logprobs, hypothesis.forced, hypothesis.truncated)
-
-
-def _revision(located: Located, model: Any) -> str:
-    if located.revision is None:
-        return folder_revision(Path(located.source))
-    return str(getattr(model.config, "_commit_hash", None) or located.revision)
 
 
 def _widest_bytes(vision: Any, recipe: PixelRecipe, dtype: torch.dtype) -> int:

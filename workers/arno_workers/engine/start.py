@@ -4,13 +4,14 @@ from collections.abc import Callable
 from functools import partial
 from time import perf_counter
 
+from arno_shared.checkpoint.files import Wanted
 from arno_shared.errors import MissingExtra, ModelUnusable
 from arno_shared.logs import get_logger
 from arno_shared.settings import WorkerSettings
 from arno_shared.storage import ObjectStore
 from arno_workers.engine import Engine
+from arno_workers.engine.checkpoint.locate import locate
 from arno_workers.engine.clock import DeviceStageClock, Observe, StageClock, unobserved
-from arno_workers.engine.locate import locate
 from arno_workers.engine.loop import EngineLoop
 from arno_workers.engine.null import NullReplica
 from arno_workers.engine.replica import Replica
@@ -67,7 +68,8 @@ def _florence(settings: WorkerSettings, device: str, store: ObjectStore, observe
     keep_float32()
     # Off, unless it is asked for: it prepares itself for every new shape, in the middle of the work.
     torch.backends.cuda.enable_cudnn_sdp(settings.cudnn_attention)
-    replica = FlorenceReplica(locate(settings, store), settings, device)
+    located = locate(settings.model, settings.revision, Wanted.MODEL, settings.model_cache, store)
+    replica = FlorenceReplica(located, settings, device)
     began_s = perf_counter()
     replica.warm_up()
     # A batch says more of how threads pay, but with a large model on a CPU each picture takes seconds.

@@ -8,7 +8,7 @@ import pytest
 from arno_shared.errors import ModelUnusable
 from arno_shared.settings import WorkerSettings
 from arno_shared.storage import ObjectStore
-from arno_workers.engine.locate import BUNDLED, Located, folder_revision, locate
+from arno_workers.engine.checkpoint.locate import BUNDLED, Located, folder_revision, locate
 from tests.servers import make_bucket
 
 
