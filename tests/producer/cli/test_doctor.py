@@ -374,7 +374,7 @@ def test_a_model_in_a_folder(tmp_path: Path) -> None:
     assert "lacks config.json and weights" in check_model(model, ObjectStore()).says
     (tmp_path / "config.json").write_text("{}")
     assert "lacks weights" in check_model(model, ObjectStore()).says
-    (tmp_path / "model.safetensors").write_text("")
+    (tmp_path / "pytorch_model.bin").write_text("")
     assert check_model(model, ObjectStore()) == Finding("model", Verdict.OK, model)
 
 

@@ -4,6 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from arno_producer.cli.doctor.findings import Finding, Verdict
+from arno_shared.checkpoint.files import CONFIG, weight_files
 from arno_shared.errors import ArnoError
 from arno_shared.storage import ObjectStore
 
@@ -32,9 +33,8 @@ def _bundled_models() -> Path:
 
 
 def _folder(name: str, folder: Path) -> Finding:
-    lacks = [
-        what for what, pattern in (("config.json",) * 2, ("weights", "*.safetensors")) if not any(folder.glob(pattern))
-    ]
+    names = [path.name for path in folder.iterdir()]
+    lacks = ["config.json"] * (CONFIG not in names) + ["weights"] * (not weight_files(names))
     if lacks:
         return Finding("model", Verdict.FAILED, f"{name} lacks {' and '.join(lacks)}", _MEND)
     return Finding("model", Verdict.OK, name)

@@ -102,7 +102,9 @@ def test_a_download_that_breaks_off_goes_on_where_it_stopped(hub: HubServer, tmp
 
 def test_a_download_that_ends_in_the_middle_is_not_taken_for_a_model(hub: HubServer, tmp_path: Path) -> None:
     hub.breaks = {"model.safetensors": 6}
-    assert f"{NAME} could not be downloaded from {hub.endpoint}" in _located(hub, tmp_path).error
+    impatient = "import time; time.sleep = lambda _: None"
+    error = _located(hub, tmp_path, "model", impatient).error
+    assert f"{NAME} could not be downloaded from {hub.endpoint}" in error
     assert "not whole" in _located(hub, tmp_path, HF_HUB_OFFLINE="1").error
     hub.breaks = {}
     before = len(hub.fetched())
