@@ -168,6 +168,18 @@ def test_what_answers_but_is_no_hub_is_told_apart(tmp_path: Path, hub: HubServer
     assert "cannot be asked (JSONDecodeError" in error
 
 
+def test_a_full_disk_is_said(hub: HubServer, tmp_path: Path) -> None:
+    full = """
+import errno
+from huggingface_hub import file_download
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+file_download._download_to_tmp_and_move = full
+"""
+    error = _located(hub, tmp_path, "model", full).error
+    assert error == f"there is no room for {NAME} in {tmp_path}/hub: make some, or name another folder in HF_HOME"
+
+
 def test_a_private_model_needs_a_token(hub: HubServer, tmp_path: Path) -> None:
     hub.token = "hf_right"
     without = _located(hub, tmp_path).error

@@ -22,7 +22,8 @@ def logged(name: str, files: int, total_bytes: int, so_far_bytes: Callable[[], i
     def watch() -> None:
         while not ended.wait(SAID_EVERY_S):
             done = so_far_bytes()
-            percent = round(100 * done / total_bytes) if total_bytes else 100
+            # What is downloaded twice, or beside it, would be more than all.
+            percent = min(100, 100 * done // total_bytes) if total_bytes else None
             log.info("downloading", model=name, bytes_so_far=done, bytes=total_bytes, percent=percent)
 
     watcher = Thread(target=watch, name="download-progress", daemon=True)

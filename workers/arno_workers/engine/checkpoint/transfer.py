@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from arno_shared.errors import ConnectionFailed, ItemError, ModelUnusable
 from arno_shared.logs import get_logger
@@ -20,6 +20,7 @@ PART_BYTES = 16 * 2**20
 _PARTS_AT_ONCE = 8
 _TRIES = 3
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -106,7 +107,7 @@ class Transfer:
         return self._folder / found.uri.rpartition("/")[2]
 
 
-def _at_once(work: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
+def _at_once(work: Callable[[S], T], items: Iterable[S]) -> list[T]:
     """What the first that fails raises, once those that are under way have ended; the others do not begin."""
     pool = ThreadPoolExecutor(_PARTS_AT_ONCE, thread_name_prefix="model-download")
     try:
