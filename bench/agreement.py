@@ -18,13 +18,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from arno_shared.checkpoint.files import Wanted
 from arno_shared.messages import GenerationOptions, Prompt
 from arno_shared.scenes import Scene, draw, make_scene, matches
 from arno_shared.settings import WorkerSettings
 from arno_shared.storage import ObjectStore
 from arno_workers.decode.picture import decode
+from arno_workers.engine.checkpoint.load import Sources, load_checkpoint
+from arno_workers.engine.checkpoint.locate import locate
 from arno_workers.engine.florence import FlorenceReplica
-from arno_workers.engine.locate import locate
 from arno_workers.engine.scheduler import Request
 
 TASKS = ("<CAPTION>", "<OD>", "<OCR>")
@@ -53,7 +55,8 @@ def jpeg(scene: Scene) -> bytes:
 
 def answer(settings: dict[str, Any], scenes: list[Scene], pictures: list[bytes]) -> Answers:
     worker = WorkerSettings(**settings)
-    replica = FlorenceReplica(locate(worker, ObjectStore()), worker, "cpu")
+    located = locate(worker.model, worker.revision, Wanted.MODEL, worker.model_cache, ObjectStore())
+    replica = FlorenceReplica(load_checkpoint(Sources(located)), worker, "cpu")
     prompts = [Prompt(task=task) for task in TASKS]
     asks = [replica.ask(prompt, PICTURE_PX, PICTURE_PX, GenerationOptions(max_new_tokens=64)) for prompt in prompts]
     asked = [

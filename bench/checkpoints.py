@@ -32,7 +32,7 @@ from transformers import (
     GenerationConfig,
 )
 
-from arno_workers.engine.locate import BUNDLED
+from arno_workers.engine.checkpoint.locate import BUNDLED
 from arno_workers.tiny.tokenizer import build_tokenizer
 
 CACHE = Path("~/.cache/arno/bench")

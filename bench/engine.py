@@ -66,7 +66,7 @@ from arno_shared.scenes import draw, make_scene
 from arno_shared.settings import WorkerSettings
 from arno_shared.storage import ObjectStore
 from arno_workers.engine import Answered
-from arno_workers.engine.locate import BUNDLED
+from arno_workers.engine.checkpoint.locate import BUNDLED
 from arno_workers.engine.start import start_engine
 
 ROWS = ("A", "B", "B+", "C", "C+", "D")

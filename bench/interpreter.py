@@ -41,10 +41,11 @@ from arno_shared.scenes.lexicon import COLOURS, SHAPES
 from arno_shared.settings import WorkerSettings
 from arno_shared.storage import ObjectStore
 from arno_workers.engine import Answer, Answered
+from arno_workers.engine.checkpoint.load import Sources, load_checkpoint
+from arno_workers.engine.checkpoint.locate import BUNDLED, Located
 from arno_workers.engine.confidence import confidences
 from arno_workers.engine.detokenizer import Detokenizer, text_of
 from arno_workers.engine.florence import FlorenceReplica
-from arno_workers.engine.locate import BUNDLED, Located
 from arno_workers.engine.objects import Found, labelled_boxes, quads
 from arno_workers.engine.repetition import runs_in_a_loop
 from arno_workers.engine.rgb_array import rgb_array
@@ -244,7 +245,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    replica = FlorenceReplica(Located(str(BUNDLED / "arno-tiny"), None), WorkerSettings(slots=1), "cpu")
+    replica = FlorenceReplica(
+        load_checkpoint(Sources(Located("arno-tiny", BUNDLED / "arno-tiny", None))), WorkerSettings(slots=1), "cpu"
+    )
     answers = {task: [write(replica, task, seed) for seed in range(options.answers)] for task in TASKS}
     Console().print(measure_pixels(options.rounds))
     found = {task: measure_answers(written, replica, options.rounds) for task, written in answers.items()}

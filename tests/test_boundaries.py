@@ -19,6 +19,7 @@ CELERY = ("shared/arno_shared/broker.py", "shared/arno_shared/delivery/", "worke
 ALLOWED = {
     "torch": MODELS,
     "transformers": MODELS,
+    "huggingface_hub": ("workers/arno_workers/engine/",),
     "celery": CELERY,
     "kombu": CELERY,
     "arno_producer": ("producer/",),
@@ -48,7 +49,7 @@ ARROWS = {
 ENGINE_DOORS = {
     "node": {"arno_workers.engine", "arno_workers.engine.start"},
     "pipeline": {"arno_workers.engine"},
-    "tiny": {"arno_workers.engine.locate"},
+    "tiny": {"arno_workers.engine.checkpoint.locate"},
 }
 """What each room knows of the engine; of another room, it may know any file."""
 
@@ -103,7 +104,7 @@ def test_producing_loads_neither_torch_nor_imaging() -> None:
     ]
     loaded = loaded_by("arno_producer", "arno_producer.cli", *modules)
     assert "arno_shared" in loaded
-    assert not loaded & {"torch", "transformers", "PIL", "numpy", "pyarrow", "arno_workers"}
+    assert not loaded & {"torch", "transformers", "huggingface_hub", "PIL", "numpy", "pyarrow", "arno_workers"}
 
 
 def test_shared_code_loads_neither_side() -> None:
@@ -115,6 +116,7 @@ def test_shared_code_loads_neither_side() -> None:
     [
         ("shared/arno_shared", "import torch"),
         ("producer/arno_producer", "from transformers import pipeline"),
+        ("producer/arno_producer", "from huggingface_hub import HfApi"),
         ("producer/arno_producer", "import celery"),
         ("producer/arno_producer", "import arno_workers.cli"),
         ("producer/arno_producer", "from shared import arno_shared"),

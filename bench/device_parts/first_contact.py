@@ -19,7 +19,7 @@ from PIL import Image
 from arno_shared.errors import ItemError
 from arno_shared.names import Lane
 from arno_workers.engine import Answered
-from arno_workers.engine.locate import BUNDLED
+from arno_workers.engine.checkpoint.locate import BUNDLED
 
 _MODEL = BUNDLED / "arno-tiny"
 _TASKS = ("<CAPTION>", "<OD>", "<OCR>")

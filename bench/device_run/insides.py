@@ -14,6 +14,8 @@ from arno_shared.names import Lane
 from arno_shared.settings import WorkerSettings
 from arno_workers.engine import slots as slots_module
 from arno_workers.engine.caches import Room
+from arno_workers.engine.checkpoint.load import Sources, load_checkpoint
+from arno_workers.engine.checkpoint.locate import Located
 from arno_workers.engine.choice import choose_functions
 from arno_workers.engine.decoder import Decoder, DecoderWeights
 from arno_workers.engine.encoder import TextEncoder
@@ -21,7 +23,6 @@ from arno_workers.engine.florence import FlorenceReplica
 from arno_workers.engine.functions import Extent, Functions, Reach
 from arno_workers.engine.generation import GenerationRules
 from arno_workers.engine.graphs import Graphs, Place
-from arno_workers.engine.locate import Located
 from arno_workers.engine.precision import keep_float32
 from arno_workers.engine.scheduler import Picture, Request
 from arno_workers.engine.staging import whole_numbers
@@ -46,7 +47,7 @@ class Replica:
         torch.backends.cuda.enable_cudnn_sdp(False)
         self.device = device
         worker = WorkerSettings(dtype=dtype, slots=40, max_batch_images=_BATCH, **settings)
-        self._replica = FlorenceReplica(Located(str(folder), None), worker, device)
+        self._replica = FlorenceReplica(load_checkpoint(Sources(Located(str(folder), folder, None))), worker, device)
 
     def capture(self) -> str:
         """How it computes from then on."""

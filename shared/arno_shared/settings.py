@@ -94,16 +94,17 @@ class WorkerSettings(_Group):
     """`arno-tiny` (bundled), a local folder, an `s3://bucket/folder`, or a hub id such as
     `microsoft/Florence-2-base-ft`: Florence-2 in transformers' own layout or in Microsoft's."""
     revision: str = "main"
-    """Pinned revision of a hub id; a commit hash makes results reproducible."""
+    """Of a hub id: a branch, a tag or a commit. What it stands for is looked up at each start; a commit's hash makes
+    results reproducible."""
     adapter: str = ""
     """A LoRA adapter for the model: a folder, an `s3://` folder or a hub id."""
     adapter_revision: str = "main"
-    """Pinned revision of the adapter's hub id."""
+    """Of the adapter's hub id, as `revision`."""
     processor: str = ""
     """Where tokenizer and image processor come from, if the model's folder holds weights alone: a folder, an `s3://`
     folder or a hub id."""
     processor_revision: str = "main"
-    """Pinned revision of the processor's hub id."""
+    """Of the processor's hub id, as `revision`."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """`auto` is bfloat16 on CUDA, and on a CPU that computes in it when the checkpoint is stored in half precision;
     else float32."""
@@ -146,7 +147,8 @@ class WorkerSettings(_Group):
     """Where `/healthz` and `/readyz` answer; 0 takes any free port, which the log and `arno workers` name. With
     several GPUs, each process takes the next port."""
     model_cache: Path = Path("~/.cache/arno/models")
-    """Where models and adapters from `s3://` are kept. Those from the hub lie where `HF_HOME` says."""
+    """Where what comes from `s3://` is kept, for all workers of a machine. What comes from the hub lies where
+    `HF_HOME` says; `HF_TOKEN`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` are the hub library's own, too."""
 
 
 class HttpSettings(_Group):

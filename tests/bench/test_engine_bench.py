@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
-from arno_workers.engine.locate import BUNDLED
+from arno_workers.engine.checkpoint.locate import BUNDLED
 from tests.acceptance.fork_server import FLORENCE, fork_server
 
 BENCH = Path(__file__).parents[2] / "bench"

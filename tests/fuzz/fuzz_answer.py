@@ -17,8 +17,9 @@ from arno_shared.prompts import Answer as Shape
 from arno_shared.results import ResultRow
 from arno_shared.settings import WorkerSettings
 from arno_workers.engine import Answer, Answered
+from arno_workers.engine.checkpoint.load import Sources, load_checkpoint
+from arno_workers.engine.checkpoint.locate import BUNDLED, Located
 from arno_workers.engine.florence import FlorenceReplica
-from arno_workers.engine.locate import BUNDLED, Located
 from arno_workers.pipeline.chunk_run import ChunkRun
 from arno_workers.pipeline.rows import settle
 
@@ -82,7 +83,9 @@ def prompt_of(task: str) -> Prompt:
 @cache
 def replica() -> Any:
     """The bundled model, of which nothing but words and numbers is used here."""
-    return FlorenceReplica(Located(str(BUNDLED / "arno-tiny"), None), WorkerSettings(slots=1), "cpu")
+    return FlorenceReplica(
+        load_checkpoint(Sources(Located("arno-tiny", BUNDLED / "arno-tiny", None))), WorkerSettings(slots=1), "cpu"
+    )
 
 
 def token_ids(text: str) -> list[int]:

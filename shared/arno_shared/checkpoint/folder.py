@@ -1,7 +1,7 @@
 """Folders that files are read from: on a disk, or elsewhere, as long as they can be read in pieces."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from io import BufferedReader, RawIOBase
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -13,6 +13,10 @@ from arno_shared.uris import redact
 _MOST_JSON_BYTES = 64 * 2**20
 _PIECE_BYTES = 2**20
 _LFS_POINTER = b"version https://git-lfs"
+
+
+_SAVED_IN_TRAINING = "checkpoint-"
+"""How the names of sub-folders begin in which training leaves what it has."""
 
 
 class Folder(Protocol):
@@ -28,6 +32,11 @@ class Folder(Protocol):
         """Of each file, in bytes."""
         ...
 
+    @property
+    def names(self) -> Collection[str]:
+        """Of its files, and with slashes of those that training left in sub-folders."""
+        ...
+
     def open(self, name: str) -> IO[bytes]:
         """To read and seek in. Raises ModelUnusable, OSError."""
         ...
@@ -37,7 +46,13 @@ class LocalFolder:
     def __init__(self, path: Path, name: str = "") -> None:
         self.path = path
         self.name = name or str(path)
-        self.sizes = {file.name: file.stat().st_size for file in sorted(path.iterdir()) if file.is_file()}
+        """Raises ModelUnusable."""
+        try:
+            self.sizes = {file.name: file.stat().st_size for file in sorted(path.iterdir()) if file.is_file()}
+            saved = sorted(path.glob(f"{_SAVED_IN_TRAINING}*/*"))
+        except OSError as error:
+            raise ModelUnusable(f"the folder {self.name} cannot be read: {error.strerror}") from error
+        self.names = [*self.sizes, *(file.relative_to(path).as_posix() for file in saved)]
 
     def open(self, name: str) -> IO[bytes]:
         return (self.path / name).open("rb")
@@ -53,6 +68,7 @@ class StoredFolder:
         found = {one.uri.removeprefix(prefix): one for one in store.list(prefix)}
         self._objects = {name: one for name, one in found.items() if name and "/" not in name}
         self.sizes = {name: one.size_bytes for name, one in self._objects.items()}
+        self.names = [name for name in found if name in self.sizes or name.startswith(_SAVED_IN_TRAINING)]
 
     def open(self, name: str) -> IO[bytes]:
         one = self._objects[name]

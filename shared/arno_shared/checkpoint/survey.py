@@ -11,6 +11,7 @@ from math import prod
 from typing import Any
 
 from arno_shared.checkpoint.adapter import Adapter
+from arno_shared.checkpoint.contents import Contents, lack_of
 from arno_shared.checkpoint.files import (
     ADAPTER_CONFIG,
     CONFIG,
@@ -108,21 +109,19 @@ def survey(folder: Folder, processor: Folder | None = None, adapter: Adapter | N
 
 
 def _look_at_config(found: Survey) -> Iterator[str]:
-    names = found.folder.sizes
-    if CONFIG not in names:
-        found.kind = "a LoRA adapter" if ADAPTER_CONFIG in names else "no model"
-        yield (
-            f"it is a LoRA adapter: {Wanted.ADAPTER.setting} names it, and {Wanted.MODEL.setting} its base"
-            if ADAPTER_CONFIG in names
-            else f"it lacks {CONFIG}"
-        )
+    lack = lack_of(Contents.of(found.folder), Wanted.WEIGHTS)
+    if CONFIG not in found.folder.sizes:
+        found.kind = "a LoRA adapter" if ADAPTER_CONFIG in found.folder.sizes else "no model"
+        yield str(lack)
         return
     config = read_json(found.folder, CONFIG)
     kind = config.get("model_type")
     if kind != "florence2":
-        found.kind = f"a model of the kind {kind!r}"
+        found.kind = f"a model of the kind {kind!r}" if kind else f"a folder whose {CONFIG} names no model_type"
         yield "it is not a Florence-2"
         return
+    if lack:
+        yield lack
     if (quantized := config.get("quantization_config")) is not None:
         method = quantized.get("quant_method", "") if isinstance(quantized, Mapping) else ""
         yield f"its weights are quantized ({method or 'quantization_config'}), which is not supported"
@@ -136,17 +135,14 @@ def _look_at_config(found: Survey) -> Iterator[str]:
 def _look_at_tensors(found: Survey) -> Iterator[str]:
     found.weights = tuple(weight_files(found.folder.sizes))
     if not found.weights:
-        yield "it lacks weights: model.safetensors or pytorch_model.bin, whole or in shards"
         return
-    if shards := missing_shards(found.weights):
-        yield f"it lacks {shards[0]}" + (f" and {len(shards) - 1} more of its shards" if len(shards) > 1 else "")
     found.tensors = tensor_headers(found.folder, found.weights)
     if not found.shapes:
         return
     if are_original_names(found.tensors):
         found.layout = Layout.ORIGINAL
         found.kind = f"a Florence-2 in {found.layout}"
-    if not shards:
+    if not missing_shards(found.weights):
         yield from _misfits(found)
 
 

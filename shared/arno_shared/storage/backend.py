@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
 from arno_shared.errors import Changed, TooManyBytes
+from arno_shared.storage.checksum import Checksum
 from arno_shared.uris import redact
 
 CONNECT_TIMEOUT_S = 5
@@ -27,7 +28,11 @@ class Backend(Protocol):
 
     def get(self, uri: str, *, version_id: str | None, etag: str | None, max_bytes: int | None) -> bytes: ...
 
+    def get_range(self, uri: str, start: int, stop: int, *, etag: str | None) -> bytes: ...
+
     def download(self, uri: str, file: BinaryIO) -> None: ...
+
+    def checksum(self, uri: str, *, etag: str) -> Checksum | None: ...
 
     def put(self, uri: str, data: bytes, content_type: str) -> None: ...
 

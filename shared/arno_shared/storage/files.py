@@ -12,8 +12,18 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote
 
-from arno_shared.errors import AccessDenied, ArnoError, HouseError, InvalidUri, NotFound, StorageRefused, Unavailable
+from arno_shared.errors import (
+    AccessDenied,
+    ArnoError,
+    HouseError,
+    HttpError,
+    InvalidUri,
+    NotFound,
+    StorageRefused,
+    Unavailable,
+)
 from arno_shared.storage.backend import Arbiter, StoredObject, check_etag, check_size
+from arno_shared.storage.checksum import Checksum
 from arno_shared.uris import path_of, redact
 
 _UNFINISHED = ".arno-"
@@ -35,6 +45,21 @@ class Files:
         if version_id is not None:
             raise NotFound(f"files have no versions: {redact(uri)}")
         return read_file(uri, str(path_of(uri)), etag, max_bytes)
+
+    def get_range(self, uri: str, start: int, stop: int, *, etag: str | None) -> bytes:
+        try:
+            with path_of(uri).open("rb") as file:
+                status = os.fstat(file.fileno())
+                check_etag(uri, etag, _etag(status))
+                if start >= status.st_size:
+                    raise HttpError(f"{redact(uri)[:200]} has {status.st_size} bytes, none at {start}")
+                file.seek(start)
+                return file.read(stop - start)
+        except (OSError, ValueError) as error:
+            raise _why_not_read(uri, error) from error
+
+    def checksum(self, uri: str, *, etag: str) -> Checksum | None:
+        return None
 
     def download(self, uri: str, file: BinaryIO) -> None:
         try:

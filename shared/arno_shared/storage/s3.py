@@ -1,7 +1,7 @@
 """S3 through boto3: every operation, and errors told precisely."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
@@ -11,7 +11,16 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from urllib3.exceptions import HTTPError
 
-from arno_shared.errors import AccessDenied, HouseError, HttpError, InvalidUri, ItemError, NotFound, StorageRefused
+from arno_shared.errors import (
+    AccessDenied,
+    HouseError,
+    HttpError,
+    InvalidUri,
+    ItemError,
+    NotFound,
+    StorageRefused,
+    Unavailable,
+)
 from arno_shared.names import conditional_probe_uri
 from arno_shared.storage.backend import (
     CONNECT_TIMEOUT_S,
@@ -23,6 +32,8 @@ from arno_shared.storage.backend import (
     check_etag,
     check_size,
 )
+from arno_shared.storage.checksum import Checksum
+from arno_shared.storage.s3_checksum import of_etag, of_whole_object
 from arno_shared.storage.s3_errors import is_unmet_condition, why_not_read, why_not_written
 from arno_shared.uris import redact, split_s3
 
@@ -55,6 +66,24 @@ class S3:
                 check_size(uri, answer.get("ContentLength", 0), max_bytes)
                 data: bytes = answer["Body"].read()
                 return data
+
+    def get_range(self, uri: str, start: int, stop: int, *, etag: str | None) -> bytes:
+        bucket, key = split_object(uri)
+        pins: dict[str, Any] = {"IfMatch": f'"{bare_etag(etag)}"'} if etag is not None else {}
+        with self._reading(uri):
+            answer = self.client.get_object(Bucket=bucket, Key=key, Range=f"bytes={start}-{stop - 1}", **pins)
+            with answer["Body"]:
+                check_etag(uri, etag, answer.get("ETag", ""))
+                # A server that knows no ranges answers with the whole.
+                if not answer.get("ContentRange", "").startswith(f"bytes {start}-"):
+                    raise HttpError(f"object storage gives no part of {redact(uri)[:500]}: it knows no ranges")
+                data: bytes = answer["Body"].read()
+                return data
+
+    def checksum(self, uri: str, *, etag: str) -> Checksum | None:
+        head = self._head(uri, IfMatch=f'"{bare_etag(etag)}"', ChecksumMode="ENABLED")
+        check_etag(uri, etag, head.get("ETag", ""))
+        return of_whole_object(head) or of_etag(head, lambda part: self._part_bytes(uri, part))
 
     def download(self, uri: str, file: BinaryIO) -> None:
         bucket, key = split_object(uri)
@@ -107,6 +136,20 @@ class S3:
             for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
                 for entry in page.get("Contents", ()):
                     yield StoredObject(f"s3://{bucket}/{entry['Key']}", entry["Size"], bare_etag(entry["ETag"]))
+
+    def _part_bytes(self, uri: str, part: int) -> int | None:
+        """Of an object that was uploaded in parts; None where the storage does not say."""
+        try:
+            # Without a condition: some servers tell the part's own ETag.
+            size_bytes: int | None = self._head(uri, PartNumber=part).get("ContentLength")
+        except (HttpError, Unavailable):
+            return None
+        return size_bytes
+
+    def _head(self, uri: str, **options: Any) -> Mapping[str, Any]:
+        bucket, key = split_object(uri)
+        with self._reading(uri):
+            return self.client.head_object(Bucket=bucket, Key=key, **options)
 
     def _create(self, uri: str, data: bytes, content_type: str) -> bool:
         """`put` on the condition that nothing stands there: False when something does."""

@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 from arno_shared.errors import CredentialsRefused, InvalidUri
 from arno_shared.storage.backend import Arbiter, Backend, NoArbiter, StoredObject
+from arno_shared.storage.checksum import Checksum
 from arno_shared.storage.files import Files
 from arno_shared.uris import redact, scheme_of
 
@@ -40,10 +41,24 @@ class ObjectStore:
         with self._backend(uri) as backend:
             return backend.get(uri, version_id=version_id, etag=etag, max_bytes=max_bytes)
 
+    def get_range(self, uri: str, start: int, stop: int, *, etag: str | None = None) -> bytes:
+        """The bytes from `start` to before `stop`, fewer where the object ends earlier; none are asked for when the
+        range is empty. Raises as `get` does, and HttpError where the object does not reach to `start`."""
+        if start >= stop:
+            return b""
+        with self._backend(uri) as backend:
+            return backend.get_range(uri, start, stop, etag=etag)
+
     def download(self, uri: str, file: BinaryIO) -> None:
         """Copies an object of any size to the end of `file`. Raises as `get` does."""
         with self._backend(uri) as backend:
             backend.download(uri, file)
+
+    def checksum(self, uri: str, *, etag: str) -> Checksum | None:
+        """What the storage says of the bytes of the object with this ETag; None where it says nothing that can be
+        computed here. Raises as `get` does."""
+        with self._backend(uri) as backend:
+            return backend.checksum(uri, etag=etag)
 
     def put(self, uri: str, data: bytes, content_type: str) -> None:
         """Write an object whole, in place of any that is there; when it returns, the object is durable.

@@ -26,8 +26,10 @@ from arno_shared.dead_letters import DeadLetter, LetterKind
 from arno_shared.errors import InvalidRequest, StorageRefused
 from arno_shared.names import UNACKED, WORKERS, Lane
 from arno_shared.presence import announce
+from arno_shared.settings import WorkerSettings
 from arno_shared.storage import ObjectStore
 from tests.acceptance.arno_worker import eventually
+from tests.checkpoints import change_json, make_adapter, make_original, make_processor
 from tests.producer.cli.test_workers import worker_state
 from tests.producer.conftest import Ran
 from tests.servers import Valkey, make_bucket
@@ -83,7 +85,7 @@ def test_a_sound_house(arno: Arno, producer: Producer, configure: Configure, tmp
     assert found["queues"].says == "chunks that wait: 1 in interactive, 0 in bulk; in workers' hands: 0"
     assert "arno-worker" in found["workers"].mend
     assert f"file://{tmp_path}/results/" in found["storage"].says
-    assert found["model"].says == "arno-tiny (bundled)"
+    assert found["model"].says.startswith("arno-tiny (bundled): transformers' own layout; 3 beams, no 3-gram twice")
 
 
 def test_the_table_says_the_same(arno: Arno) -> None:
@@ -369,34 +371,62 @@ def test_storage_that_gives_back_something_else(tmp_path: Path) -> None:
     assert "read back" in check_storage(Forgetful(), prefix).says
 
 
+def model(name: str, **parts: Path) -> Finding:
+    named = {part: str(path) for part, path in parts.items()}
+    return check_model(WorkerSettings.model_validate({"model": name, **named}), ObjectStore())
+
+
 def test_a_model_in_a_folder(tmp_path: Path) -> None:
-    model = str(tmp_path)
-    assert "lacks config.json and weights" in check_model(model, ObjectStore()).says
-    (tmp_path / "config.json").write_text("{}")
-    assert "lacks weights" in check_model(model, ObjectStore()).says
-    (tmp_path / "model.safetensors").write_text("")
-    assert check_model(model, ObjectStore()) == Finding("model", Verdict.OK, model)
+    assert "it lacks config.json and weights" in model(str(tmp_path)).says
+    folder = make_original(tmp_path / "model")
+    assert model(str(folder)) == Finding(
+        "model",
+        Verdict.OK,
+        f"{folder}: Microsoft's original layout; 3 beams, no 3-gram twice, from text_config of config.json",
+    )
+    change_json(folder / "preprocessor_config.json", image_seq_length=577)
+    assert model(str(folder)).verdict is Verdict.FAILED
+    assert "a picture is 577 tokens; of config.json it is 5" in model(str(folder)).says
 
 
-def test_a_model_in_a_bucket(bucket: str) -> None:
-    model, store = f"s3://{bucket}/model/", ObjectStore()
-    assert "no config.json" in check_model(model, store).says
-    store.put(f"{model}config.json", b"{}", "application/json")
-    assert check_model(model, store).verdict is Verdict.OK
+def test_a_model_with_an_adapter_and_a_processor(tmp_path: Path) -> None:
+    folder, adapter = make_original(tmp_path / "model"), make_adapter(tmp_path / "adapter")
+    for name in ("tokenizer.json", "preprocessor_config.json"):
+        (folder / name).unlink()
+    assert "ARNO_WORKER__PROCESSOR names the folder" in model(str(folder)).says
+    processor = make_processor(tmp_path / "processor")
+    found = model(str(folder), processor=processor, adapter=adapter)
+    assert found.verdict is Verdict.OK
+    assert found.says.endswith(f"; adapter {adapter} (lora of rank 4, 33 weights)")
+    change_json(adapter / "adapter_config.json", use_dora=True)
+    refused = model(str(folder), processor=processor, adapter=adapter)
+    assert refused.verdict is Verdict.FAILED
+    assert "uses DoRA" in refused.says
+
+
+def test_a_model_in_a_bucket(bucket: str, tmp_path: Path) -> None:
+    uri, store = f"s3://{bucket}/model/", ObjectStore()
+    assert "it lacks config.json" in model(uri).says
+    for file in make_original(tmp_path / "model").iterdir():
+        store.put(f"{uri}{file.name}", file.read_bytes(), "application/octet-stream")
+    assert model(uri).says.startswith(f"s3://{bucket}/model/: Microsoft's original layout; 3 beams")
+    store.delete(f"{uri}tokenizer.json")
+    assert model(uri).verdict is Verdict.FAILED
 
 
 @pytest.mark.parametrize(
-    ("model", "verdict"),
+    ("name", "verdict"),
     [
         ("arno-tiny", Verdict.OK),
         ("florence-community/Florence-2-base-ft", Verdict.NOTE),
         ("arno-huge", Verdict.FAILED),
         ("./nowhere/model", Verdict.FAILED),
         ("a/b/c", Verdict.FAILED),
+        ("s3://no-such-bucket-of-ours/model", Verdict.FAILED),
     ],
 )
-def test_what_a_model_may_be(model: str, verdict: Verdict) -> None:
-    assert check_model(model, ObjectStore()).verdict is verdict
+def test_what_a_model_may_be(name: str, verdict: Verdict) -> None:
+    assert model(name).verdict is verdict
 
 
 def test_an_extra_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,14 +26,13 @@ def test_an_original_is_told_for_what_it_is(original: Path) -> None:
     assert json.loads(done.stdout) == {
         "folder": str(original),
         "is": "a Florence-2 in Microsoft's original layout",
-        "size": "a size of its own: 1,775,665 parameters",
+        "size": "a size of its own: 1,866,729 parameters",
         "files": f"model.safetensors ({(original / 'model.safetensors').stat().st_size:,} bytes)",
-        "numbers": "F32 (1,775,665)",
+        "numbers": "F32 (1,866,729)",
         "head": "tied to the vocabulary",
         "vocabulary": "51,289 tokens, of which 1,024 of Florence-2's are added while loading",
         "generation": "3 beams, no 3-gram twice, from text_config of config.json",
-        "prompts": "Florence-2's fifteen tasks, as far as it was trained on them, and any of its own as "
-        '{"raw": …}',
+        "prompts": 'Florence-2\'s fifteen tasks, as far as it was trained on them, and any of its own as {"raw": …}',
         "Arno": "will run it",
     }
 

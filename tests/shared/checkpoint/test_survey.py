@@ -176,16 +176,22 @@ def test_an_image_processor_that_does_not_fit_is_told(folder: Path, change: dict
     assert words in problem
 
 
+NO_CONFIG = "it lacks config.json and weights (model.safetensors, pytorch_model.bin, or shards of one of them)"
+HINT = "it is a LoRA adapter: name it in ARNO_WORKER__ADAPTER, and the model that it was made for in ARNO_WORKER__MODEL"
+
+
 @pytest.mark.parametrize(
     ("files", "kind", "words"),
     [
-        ({}, "no model", "it lacks config.json"),
+        ({}, "no model", NO_CONFIG),
         ({"config.json": "{"}, "no model", "config.json is not JSON"),
+        ({"config.json": "{}"}, "a folder whose config.json names no model_type", "it is not a Florence-2"),
         ({"config.json": '{"model_type": "llava"}'}, "a model of the kind 'llava'", "it is not a Florence-2"),
+        ({"adapter_config.json": "{}"}, "a LoRA adapter", f"{NO_CONFIG}; {HINT}"),
         (
-            {"adapter_config.json": "{}"},
-            "a LoRA adapter",
-            "it is a LoRA adapter: ARNO_WORKER__ADAPTER names it, and ARNO_WORKER__MODEL its base",
+            {"checkpoint-20/config.json": "{}", "checkpoint-3/config.json": "{}"},
+            "no model",
+            f"{NO_CONFIG}; what training saved lies in its folders checkpoint-3 and checkpoint-20: name one of these",
         ),
     ],
 )
@@ -193,6 +199,7 @@ def test_a_folder_of_another_kind_is_told_for_what_it_is(
     tmp_path: Path, files: dict[str, str], kind: str, words: str
 ) -> None:
     for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     found = look(tmp_path)
     assert (found.kind, found.problems[0][: len(words)]) == (kind, words)

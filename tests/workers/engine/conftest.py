@@ -17,7 +17,7 @@ def bundled() -> Any:
     """The bundled model, as transformers has it."""
     from transformers import Florence2ForConditionalGeneration
 
-    from arno_workers.engine.locate import BUNDLED
+    from arno_workers.engine.checkpoint.locate import BUNDLED
 
     return Florence2ForConditionalGeneration.from_pretrained(BUNDLED / "arno-tiny", dtype=torch.float32).eval()
 
@@ -27,7 +27,7 @@ def processor() -> Any:
     """The bundled model's."""
     from transformers import Florence2Processor
 
-    from arno_workers.engine.locate import BUNDLED
+    from arno_workers.engine.checkpoint.locate import BUNDLED
 
     return Florence2Processor.from_pretrained(BUNDLED / "arno-tiny")
 

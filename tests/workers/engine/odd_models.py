@@ -23,7 +23,7 @@ from transformers import (
     GenerationConfig,
 )
 
-from arno_workers.engine.locate import BUNDLED
+from arno_workers.engine.checkpoint.locate import BUNDLED
 
 TINY = BUNDLED / "arno-tiny"
 

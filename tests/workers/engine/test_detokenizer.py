@@ -9,8 +9,8 @@ from tokenizers import decoders
 from transformers import Florence2Processor
 
 from arno_shared.errors import ModelUnusable
+from arno_workers.engine.checkpoint.locate import BUNDLED
 from arno_workers.engine.detokenizer import Detokenizer, places_of, text_of
-from arno_workers.engine.locate import BUNDLED
 
 
 @pytest.fixture(scope="module")

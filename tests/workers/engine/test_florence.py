@@ -20,10 +20,11 @@ from arno_shared.prompts import TASKS, Takes
 from arno_shared.scenes import draw, make_scene
 from arno_shared.settings import WorkerSettings
 from arno_workers.engine import Answer, Answered, Ask
+from arno_workers.engine.checkpoint.load import Sources, load_checkpoint
+from arno_workers.engine.checkpoint.locate import Located
 from arno_workers.engine.decoder import Decoder
 from arno_workers.engine.encoder import TextEncoder
 from arno_workers.engine.florence import FlorenceReplica
-from arno_workers.engine.locate import Located
 from arno_workers.engine.loop import EngineLoop
 from arno_workers.engine.regions import quantize
 from arno_workers.engine.scheduler import Picture, Request
@@ -44,7 +45,7 @@ def one_thread() -> None:
 def _replica(folder: Path = TINY, **settings: Any) -> FlorenceReplica:
     # Few slots, so that they change hands.
     wanted = WorkerSettings(**{"model": folder.name, "slots": 12, **settings})
-    return FlorenceReplica(Located(str(folder), None), wanted, "cpu")
+    return FlorenceReplica(load_checkpoint(Sources(Located(str(folder), folder, None))), wanted, "cpu")
 
 
 @pytest.fixture(scope="module")

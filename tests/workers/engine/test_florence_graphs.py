@@ -18,9 +18,10 @@ from arno_shared.scenes import draw, make_scene
 from arno_shared.settings import WorkerSettings
 from arno_workers.engine import Answer
 from arno_workers.engine import slots as slots_module
+from arno_workers.engine.checkpoint.load import Sources, load_checkpoint
+from arno_workers.engine.checkpoint.locate import Located
 from arno_workers.engine.decoder import Decoder
 from arno_workers.engine.florence import FlorenceReplica
-from arno_workers.engine.locate import Located
 from arno_workers.engine.precision import keep_float32
 from arno_workers.engine.scheduler import Picture, Request
 from tests.workers.engine.conftest import fail_in_the_middle
@@ -78,7 +79,9 @@ def _answers(replica: FlorenceReplica, count: int, long_prompts: Sequence[int] =
 
 def _replica(device: str, slots: int, dtype: str = "float32", *, overlap: bool = False) -> FlorenceReplica:
     settings: Any = {"slots": slots, "dtype": dtype, "max_batch_images": 8, "overlap": overlap}
-    return FlorenceReplica(Located(str(TINY), None), WorkerSettings(**settings), device)
+    return FlorenceReplica(
+        load_checkpoint(Sources(Located("arno-tiny", TINY, None))), WorkerSettings(**settings), device
+    )
 
 
 def _check(found: Sequence[Answer], expected: Sequence[Answer]) -> None:

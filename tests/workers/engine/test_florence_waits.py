@@ -17,10 +17,11 @@ from torch.utils._pytree import tree_leaves
 from arno_shared.names import Lane
 from arno_shared.settings import WorkerSettings
 from arno_workers.engine.beams import Beams
+from arno_workers.engine.checkpoint.load import Sources, load_checkpoint
+from arno_workers.engine.checkpoint.locate import Located
 from arno_workers.engine.florence import FlorenceReplica
 from arno_workers.engine.functions import Extent, Reach
 from arno_workers.engine.generation import GenerationRules
-from arno_workers.engine.locate import Located
 from arno_workers.engine.scheduler import Admission, Picture, Request
 from tests.workers.engine.cuda_stand_in import WAITS, stand_in_cuda
 from tests.workers.engine.odd_models import TINY
@@ -59,7 +60,7 @@ def _waits(name: str, args: Any, kwargs: Any, tensors: Sequence[Tensor]) -> bool
 def replica() -> Iterator[FlorenceReplica]:
     settings = WorkerSettings(slots=6, max_batch_images=4, dtype="bfloat16")
     with stand_in_cuda():
-        yield FlorenceReplica(Located(str(TINY), None), settings, "meta")
+        yield FlorenceReplica(load_checkpoint(Sources(Located("arno-tiny", TINY, None))), settings, "meta")
 
 
 def pictures(replica: FlorenceReplica, count: int) -> list[Picture]:

@@ -61,14 +61,15 @@ def test_windows_may_reach_beyond_the_picture(interpreted: Run) -> None:
 def ids(kernels: Sequence[str]) -> Sequence[Any]:
     """Of answers of the bundled model about two pictures, three beams and greedy, with kernels for these functions."""
     from arno_workers.engine import florence
+    from arno_workers.engine.checkpoint.load import Sources, load_checkpoint
+    from arno_workers.engine.checkpoint.locate import Located
     from arno_workers.engine.fused import FUSED
-    from arno_workers.engine.locate import Located
     from arno_workers.engine.plain import PLAIN
 
     functions = replace(PLAIN, **{name: getattr(FUSED, name) for name in kernels})
     florence.choose_functions = lambda *_: functions
     settings = WorkerSettings(slots=3, max_batch_images=2, dtype="float32")
-    replica = florence.FlorenceReplica(Located(str(TINY), None), settings, "cpu")
+    replica = florence.FlorenceReplica(load_checkpoint(Sources(Located("arno-tiny", TINY, None))), settings, "cpu")
     pictures = []
     for seed in range(2):
         pixels = replica.prepare(draw(make_scene(900 + seed)))

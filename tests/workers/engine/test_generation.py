@@ -8,8 +8,8 @@ from transformers import GenerationConfig
 from arno_shared.errors import ModelUnusable
 from arno_shared.messages import GenerationOptions
 from arno_shared.results import Generation
+from arno_workers.engine.checkpoint.locate import BUNDLED
 from arno_workers.engine.generation import GenerationRules
-from arno_workers.engine.locate import BUNDLED
 
 TOKENS: dict[str, Any] = {"decoder_start_token_id": 2, "bos_token_id": 0, "eos_token_id": 2}
 

@@ -158,16 +158,17 @@ def test_files_are_read_by_the_line_and_missing_ones_are_empty(tmp_path: Path) -
 FAULTS = """
 import resource, sys, threading, torch
 from arno_shared.settings import WorkerSettings
-from arno_shared.storage import ObjectStore
+from arno_workers.engine.checkpoint.load import Sources, load_checkpoint
+from arno_workers.engine.checkpoint.locate import BUNDLED, Located
 from arno_workers.engine.florence import FlorenceReplica
-from arno_workers.engine.locate import locate
 from arno_workers.engine.memory import keep_freed_memory
 
 def device():
     if sys.argv[1] == "keep":
         keep_freed_memory()
     settings = WorkerSettings()
-    replica = FlorenceReplica(locate(settings, ObjectStore()), settings, "cpu")
+    located = Located("arno-tiny", BUNDLED / "arno-tiny", None)
+    replica = FlorenceReplica(load_checkpoint(Sources(located)), settings, "cpu")
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         replica.answer_all([replica.picture(replica._blank(), ["what?", "where is it?"], 16) for _ in range(48)])

@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil, Florence2Processor
 
 from arno_shared.errors import ModelUnusable
-from arno_workers.engine.locate import BUNDLED
+from arno_workers.engine.checkpoint.locate import BUNDLED
 from arno_workers.engine.pixels import PixelRecipe
 
 FLORENCE: dict[str, Any] = {

@@ -11,7 +11,7 @@ from transformers import Florence2Processor
 
 from arno_shared.prompts import LOCATION_BINS, TASKS
 from arno_shared.scenes import make_scene
-from arno_workers.engine.locate import BUNDLED
+from arno_workers.engine.checkpoint.locate import BUNDLED
 from arno_workers.engine.repetition import runs_in_a_loop
 from arno_workers.tiny.lessons import ask
 

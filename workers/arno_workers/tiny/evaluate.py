@@ -13,7 +13,7 @@ from transformers import Florence2ForConditionalGeneration, Florence2Processor
 from arno_shared.scenes import Scene, draw, make_scene, matches
 from arno_shared.scenes.scoring import box_overlaps, labels_match
 from arno_shared.scenes.tasks import CAPTION, OCR, OD
-from arno_workers.engine.locate import BUNDLED
+from arno_workers.engine.checkpoint.locate import BUNDLED
 from arno_workers.tiny.model import PICTURE_PX
 
 _BATCH = 20

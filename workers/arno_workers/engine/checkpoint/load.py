@@ -39,7 +39,7 @@ class Sources:
 
 def locate_all(settings: WorkerSettings, store: ObjectStore) -> Sources:
     """Raises ModelUnusable."""
-    cache = settings.model_cache.expanduser()
+    cache = settings.model_cache
 
     def found(name: str, revision: str, wanted: Wanted) -> Located | None:
         return locate(name, revision, wanted, cache, store) if name else None

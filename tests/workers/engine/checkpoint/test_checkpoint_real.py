@@ -1,6 +1,6 @@
 """Where a real checkpoint is at hand: it answers what is published of it.
 
-    ARNO_TEST_CHECKPOINT=/models/Florence-2-base ARNO_TEST_PICTURES=/pictures make test ARGS='-k real_checkpoint'
+    ARNO_TEST_CHECKPOINT=/models/Florence-2-base ARNO_TEST_PICTURES=/pictures make test ARGS='-k checkpoint_real'
 
 The folder is Florence-2-base or -large, in either layout; pictures are car.jpg and australia.jpg of the hub's dataset
 huggingface/documentation-images, folder transformers/tasks. The answers are those that transformers' own tests of
