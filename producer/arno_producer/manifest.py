@@ -15,7 +15,6 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from arno_shared.errors import ArnoError, HouseError, JobConflict, NotFound
 from arno_shared.messages import (
-    SCHEMA_VERSION,
     Chunk,
     GenerationOptions,
     ImageRef,
@@ -23,6 +22,7 @@ from arno_shared.messages import (
     Prompt,
     WireModel,
     describe_invalid,
+    schema_version_of,
 )
 from arno_shared.names import job_record_uri, manifest_uri
 from arno_shared.storage import ObjectStore
@@ -66,7 +66,7 @@ class JobRecord(WireModel):
     """Of all lines of the manifest, which name all images; None until they are known."""
     listed_chunks: int | None = Field(default=None, exclude_if=lambda chunks: chunks is None)
     """How many there were when it was claimed, where that was known."""
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = Field(default_factory=lambda said: schema_version_of({"prompts": said["terms"].prompts}))
 
     @property
     def sealed(self) -> bool:

@@ -182,16 +182,21 @@ def check_broker(app: Celery) -> None:
 def queue_length(redis: RedisClient, lane: Lane) -> int:
     """Messages that wait in a lane, those in workers' hands not counted. Raises HouseError."""
     with redis_away():
-        return sum(int(redis.llen(name)) for name in lists(lane.queue))
+        return sum(int(redis.llen(name)) for name in _lists(lane))
 
 
 def queue_bytes(redis: RedisClient, lane: Lane) -> int:
     """About how much memory the messages take that wait in a lane; 0 where the server does not let us ask. Raises
     HouseError."""
     with redis_away(), redis.pipeline(transaction=False) as asking:
-        for name in lists(lane.queue):
+        for name in _lists(lane):
             asking.memory_usage(name)
         return sum(size for size in asking.execute(raise_on_error=False) if isinstance(size, int))
+
+
+def _lists(lane: Lane) -> list[str]:
+    """Also where older workers left messages to newer ones."""
+    return [name for queue in lane.queues(SCHEMA_VERSION) for name in lists(queue)]
 
 
 def message_bytes(message: dict[str, Any]) -> int:

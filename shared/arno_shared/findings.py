@@ -54,7 +54,9 @@ def findings_of(errors: Iterable[Mapping[str, Any]]) -> list[Finding]:
     found: dict[tuple[str | int, ...], str] = {}
     for error in errors:
         # A list whose items are wrong is called too short as well.
-        if not (error["type"] == "too_short" and error["loc"] in within):
+        echoes = error["type"] == "too_short" and error["loc"] in within
+        # What was left out, and follows from fields that are wrong.
+        if not echoes and error["type"] != "default_factory_not_called":
             found.setdefault(error["loc"], _words(error)[:_MOST_CHARS])
     return [Finding(place, words) for place, words in found.items()]
 

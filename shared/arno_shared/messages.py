@@ -1,4 +1,4 @@
-"""The task message, version 1: what a producer asks a worker to do with one chunk of images.
+"""The task message, versions 1 and 2: what a producer asks a worker to do with one chunk of images.
 
 Any Celery client can send it (protocol v2, JSON, task `arno.annotate`), as keyword arguments or as one positional
 object. Only `images` and `prompts` are required; strings stand for both.
@@ -18,22 +18,34 @@ from pydantic import (
     Field,
     GetJsonSchemaHandler,
     ValidationError,
+    ValidationInfo,
     WithJsonSchema,
+    field_validator,
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core.core_schema import CoreSchema
 
-from arno_shared.errors import InvalidMessage, NewerSchema
+from arno_shared.errors import InvalidMessage, InvalidRequest, NewerSchema
 from arno_shared.findings import findings_of
 from arno_shared.names import JOB_ID_PATTERN, check_job_id
-from arno_shared.prompts import MAX_TEXT_CHARS, Region, check_prompt, split_shorthand
+from arno_shared.prompts import (
+    MAX_TEXT_CHARS,
+    RAW_MAX_NEW_TOKENS,
+    TASKS,
+    Answer,
+    Region,
+    check_prompt,
+    check_raw,
+    split_shorthand,
+)
 from arno_shared.shorthands import IMAGE, OUTPUT, PROMPT, PROMPT_OBJECTS, or_object
 from arno_shared.uris import check_output_prefix
 
-SCHEMA_VERSION = 1
-"""Version of everything that crosses the wire. A message of a newer one is left to newer workers, never guessed at. A
-new field that changes what is done makes a new version, which messages that do not use it need not carry."""
+SCHEMA_VERSION = 2
+"""The newest version of what crosses the wire that this code speaks. A message of a newer one is left to newer workers,
+never guessed at. A new field that changes what is done makes a new version, which messages that do not use it do not
+carry: `schema_version_of`."""
 
 MAX_VERSIONS_AHEAD = 8
 """How much newer than a worker a message may be that it leaves to newer workers."""
@@ -97,22 +109,34 @@ def _check_region(region: Region) -> Region:
     return region
 
 
-class Prompt(WireModel):
-    """One of Florence-2's tasks, with the text or the region (pixels) that it takes."""
+def is_none(value: Any) -> bool:
+    return value is None
 
-    task: str
+
+class Prompt(WireModel):
+    """One of Florence-2's tasks, with the text or the region (pixels) that it takes; or a fine-tune's own prompt."""
+
+    task: str | None = None
+    """None beside `raw`."""
     text: str | None = Field(default=None, max_length=MAX_TEXT_CHARS)
     region: Annotated[Region, AfterValidator(_check_region)] | None = None
+    # What is not there is not written: prompts of tasks have digests that are older than these two.
+    raw: str | None = Field(default=None, max_length=MAX_TEXT_CHARS, exclude_if=is_none)
+    """The sentence that the model is asked, to the letter."""
+    parse: Answer | None = Field(default=None, exclude_if=is_none)
+    """How the answer to `raw` is read; a text, unless it is given."""
 
     @model_validator(mode="before")
     @classmethod
     def _from_shorthand(cls, value: Any) -> Any:
         if not isinstance(value, str | Mapping | Prompt):
             raise ValueError('must be a task, as "<OD>", or an object with one in `task`')
-        if not isinstance(value, str):
-            return value
-        task, text = split_shorthand(value)
-        return {"task": task, "text": text}
+        if isinstance(value, str):
+            task, text = split_shorthand(value)
+            return {"task": task, "text": text}
+        if isinstance(value, Mapping) and value.get("raw") is not None and value.get("parse") is None:
+            return {**value, "parse": Answer.TEXT}
+        return value
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -121,10 +145,27 @@ class Prompt(WireModel):
     @model_validator(mode="after")
     def _takes_what_it_was_given(self) -> Self:
         try:
-            check_prompt(self.task, self.text, self.region)
-        except Exception as error:
+            if self.raw is not None:
+                check_raw(self.raw, [name for name in ("task", "text", "region") if getattr(self, name) is not None])
+            elif self.parse is not None:
+                raise InvalidRequest("`parse` is for a prompt in `raw`, and tasks have their own: leave it out")
+            elif self.task is None:
+                raise InvalidRequest('name a task in `task`, as "<OD>", or write a fine-tune\'s own prompt in `raw`')
+            else:
+                check_prompt(self.task, self.text, self.region)
+        except InvalidRequest as error:
             raise ValueError(str(error)) from None
         return self
+
+    @property
+    def answer(self) -> Answer:
+        """How its answer is read."""
+        return TASKS[self.task].answer if self.task is not None else self.parse or Answer.TEXT
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Default limit of its answer's length."""
+        return TASKS[self.task].max_new_tokens if self.task is not None else RAW_MAX_NEW_TOKENS
 
 
 class Output(WireModel):
@@ -188,6 +229,12 @@ Prompts = Annotated[
 ]
 
 
+def schema_version_of(said: Mapping[str, Any]) -> int:
+    """The version that is needed to say these fields of a message or a row: 2 where one of its `prompts` is a
+    fine-tune's own. What version 1 can say stays to the byte what it was."""
+    return 2 if any(prompt.task is None for prompt in said["prompts"]) else 1
+
+
 class TaskMessage(WireModel):
     """A chunk as it stands on the wire; everything but `images` and `prompts` may be left out."""
 
@@ -198,7 +245,15 @@ class TaskMessage(WireModel):
     job_id: JobId | None = None
     index: int | None = Field(default=None, ge=0, lt=MAX_CHUNKS)
     attempt: int = Field(default=1, ge=1, le=MAX_ATTEMPTS)
-    schema_version: int = Field(default=SCHEMA_VERSION, ge=1, le=SCHEMA_VERSION)
+    schema_version: int = Field(default_factory=schema_version_of, ge=1, le=SCHEMA_VERSION)
+
+    @field_validator("schema_version")
+    @classmethod
+    def _has_what_is_asked(cls, version: int, info: ValidationInfo) -> int:
+        needed = schema_version_of({"prompts": (), **info.data})
+        if version < needed:
+            raise ValueError(f"must be {needed} where a prompt is in `raw`, or be left out")
+        return version
 
 
 def parse_message(args: Sequence[Any], kwargs: Mapping[str, Any]) -> TaskMessage:
@@ -216,7 +271,7 @@ def parse_message(args: Sequence[Any], kwargs: Mapping[str, Any]) -> TaskMessage
     if twice := positional.keys() & fields.keys():
         raise InvalidMessage(f"given twice, by position and by name: {', '.join(map(_shown, sorted(twice)[:5]))}")
     fields |= positional
-    version = fields.get("schema_version", SCHEMA_VERSION)
+    version = fields.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
         speaks = f"this worker speaks up to {SCHEMA_VERSION}"
         if version > SCHEMA_VERSION + MAX_VERSIONS_AHEAD:
@@ -255,7 +310,7 @@ class Chunk(WireModel):
     job_id: str
     index: int
     attempt: int = 1
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = Field(default_factory=schema_version_of)
 
     positions: tuple[int, ...] = ()
     """Of a later attempt: each image's place in the chunk as it was first sent, where that is known. It does not

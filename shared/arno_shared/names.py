@@ -55,6 +55,10 @@ class Lane(StrEnum):
         """The queue of messages that only workers of this schema version, and newer ones, understand."""
         return self.queue if schema_version == 1 else f"{self.queue}.v{schema_version}"
 
+    def queues(self, schema_version: int) -> tuple[str, ...]:
+        """Those of messages up to this schema version, in the order in which they are drained."""
+        return tuple(self.queue_for(version) for version in range(1, schema_version + 1))
+
 
 def check_lane(lane: Any) -> Lane:
     """Raises ValueError, which names the lanes."""
@@ -66,7 +70,7 @@ def check_lane(lane: Any) -> Lane:
 
 def queues(schema_version: int) -> tuple[str, ...]:
     """The queues of workers that speak up to this schema version, in the order in which they drain them."""
-    return tuple(lane.queue_for(version) for lane in Lane for version in range(1, schema_version + 1))
+    return tuple(queue for lane in Lane for queue in lane.queues(schema_version))
 
 
 def lane_of_queue(queue: str) -> Lane:

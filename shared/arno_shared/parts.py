@@ -87,6 +87,7 @@ def _parquet_schema() -> "pa.Schema":
         "score": real,
         "confidences": pa.list_(real),
         "repetitive": pa.bool_(),
+        "parse": text,
     }
     columns: dict[str, Any] = {
         "job_id": text,

@@ -1,10 +1,11 @@
-"""The catalogue of Florence-2's fifteen task prompts: what each takes, what it answers, how long an answer may get.
+"""The catalogue of Florence-2's fifteen task prompts: what each takes, what it answers, how long an answer may get; and
+what a fine-tune's own prompt may be.
 
 The names are those of transformers' `Florence2Processor` (`task_prompts_without_inputs`, `task_prompts_with_input`,
 `tasks_answer_post_processing_type`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
@@ -12,7 +13,14 @@ from types import MappingProxyType
 from arno_shared.errors import InvalidRequest
 
 MAX_TEXT_CHARS = 4096
-"""Of the text that a task takes."""
+"""Of the text that a task takes, and of a fine-tune's own prompt."""
+
+RAW = "raw"
+"""What stands where a task's name would for every prompt that is a fine-tune's own: there is no end of their sentences,
+and one may be nobody else's business."""
+
+RAW_MAX_NEW_TOKENS = 1024
+"""Default limit of the answer's length, where nobody knows how much a fine-tune has to say."""
 
 _SHOWN_CHARS = 80
 """Of a task that there is not."""
@@ -33,13 +41,15 @@ class Takes(StrEnum):
 
 
 class Answer(StrEnum):
-    """The shape of a parsed answer; see `Florence2Processor.post_process_generation`."""
+    """How an answer is read; beside each, what `Florence2Processor.post_process_generation` calls it."""
 
-    TEXT = "text"
-    BOXES = "boxes"
-    QUADS = "quads"
-    POLYGONS = "polygons"
-    BOXES_OR_POLYGONS = "boxes_or_polygons"
+    TEXT = "text"  # pure_text
+    BOXES = "boxes"  # description_with_bboxes
+    PHRASES = "phrases"  # phrase_grounding
+    PROPOSALS = "proposals"  # bboxes
+    QUADS = "quads"  # ocr
+    POLYGONS = "polygons"  # polygons
+    BOXES_OR_POLYGONS = "boxes_or_polygons"  # description_with_bboxes_or_polygons
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +74,10 @@ TASKS: Mapping[str, Task] = MappingProxyType(
             Task("<MORE_DETAILED_CAPTION>", Takes.NOTHING, Answer.TEXT, 512),
             Task("<OD>", Takes.NOTHING, Answer.BOXES, 1024),
             Task("<DENSE_REGION_CAPTION>", Takes.NOTHING, Answer.BOXES, 1024),
-            Task("<REGION_PROPOSAL>", Takes.NOTHING, Answer.BOXES, 1024),
+            Task("<REGION_PROPOSAL>", Takes.NOTHING, Answer.PROPOSALS, 1024),
             Task("<OCR>", Takes.NOTHING, Answer.TEXT, 1024),
             Task("<OCR_WITH_REGION>", Takes.NOTHING, Answer.QUADS, 1024),
-            Task("<CAPTION_TO_PHRASE_GROUNDING>", Takes.TEXT, Answer.BOXES, 1024),
+            Task("<CAPTION_TO_PHRASE_GROUNDING>", Takes.TEXT, Answer.PHRASES, 1024),
             Task("<OPEN_VOCABULARY_DETECTION>", Takes.TEXT, Answer.BOXES_OR_POLYGONS, 1024),
             Task("<REFERRING_EXPRESSION_SEGMENTATION>", Takes.TEXT, Answer.POLYGONS, 1024),
             Task("<REGION_TO_SEGMENTATION>", Takes.REGION, Answer.POLYGONS, 1024),
@@ -86,7 +96,10 @@ def check_prompt(token: str, text: str | None, region: Region | None) -> Task:
     """
     task = TASKS.get(token)
     if task is None:
-        raise InvalidRequest(f"{token[:_SHOWN_CHARS]!r} is not a task of Florence-2; the tasks are {', '.join(TASKS)}")
+        raise InvalidRequest(
+            f"{token[:_SHOWN_CHARS]!r} is not a task of Florence-2; the tasks are {', '.join(TASKS)}; a "
+            'fine-tune\'s own prompt is written as {"raw": …}'
+        )
     if text is not None and task.takes is not Takes.TEXT:
         raise InvalidRequest(f"{task}, but a text was given")
     if region is not None and task.takes is not Takes.REGION:
@@ -98,6 +111,17 @@ def check_prompt(token: str, text: str | None, region: Region | None) -> Task:
     if text is not None and (clash := _task_within(text)):
         raise InvalidRequest(f"{task}, but the text given holds the task prompt {clash}, which would replace it")
     return task
+
+
+def check_raw(raw: str, beside: Iterable[str]) -> None:
+    """`beside`: names of what was given beside it, of what tasks take.
+
+    Raises InvalidRequest with a sentence that says what to do.
+    """
+    if names := ", ".join(f"`{name}`" for name in beside):
+        raise InvalidRequest(f"`raw` is all that the model is asked: leave out {names}, or `raw`")
+    if not raw.strip():
+        raise InvalidRequest("`raw` is blank: write the whole sentence that the model is to be asked")
 
 
 def _task_within(text: str) -> str | None:

@@ -1,4 +1,4 @@
-"""The result row, version 1: what became of one image. One JSON line, or one Parquet row, per image."""
+"""The result row, versions 1 and 2: what became of one image. One JSON line, or one Parquet row, per image."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from arno_shared.errors import ItemError
-from arno_shared.messages import SCHEMA_VERSION, AnyText, Chunk, ImageRef
-from arno_shared.prompts import Region
+from arno_shared.messages import AnyText, Chunk, ImageRef, Prompt, is_none, schema_version_of
+from arno_shared.prompts import Answer, Region
 from arno_shared.stored import StoredModel
 from arno_shared.uris import redact
 
@@ -53,10 +53,12 @@ class PromptResult(StoredModel):
     """The answer to one prompt.
 
     `raw` is the generated text with its special tokens; `parsed` has the shape that transformers'
-    `post_process_generation` gives for the task, geometry in pixels of the EXIF-oriented picture.
+    `post_process_generation` gives for the task, or for the kind in `parse`, geometry in pixels of the EXIF-oriented
+    picture.
     """
 
-    task: str
+    task: str | None
+    """None for a fine-tune's own prompt, which stands in `prompt`."""
     text: str | None = None
     region: Region | None = None
     prompt: str
@@ -74,6 +76,13 @@ class PromptResult(StoredModel):
     probabilities of the object's own tokens. None where the task finds no objects."""
     repetitive: bool = False
     """The answer runs in a loop."""
+    parse: Answer | None = Field(default=None, exclude_if=is_none)
+    """How the answer to a fine-tune's own prompt was read; None for a task's."""
+
+    def answers(self, prompt: Prompt) -> bool:
+        """Whether it can be the answer to this one."""
+        asked = (prompt.task, prompt.text, prompt.region, prompt.parse)
+        return (self.task, self.text, self.region, self.parse) == asked and prompt.raw in (None, self.prompt)
 
 
 def _absent(value: object) -> bool:
@@ -118,7 +127,7 @@ class ResultRow(StoredModel):
     job_id: str
     index: int
     """The chunk that the image came in."""
-    position: int | None = Field(default=None, exclude_if=lambda position: position is None)
+    position: int | None = Field(default=None, exclude_if=is_none)
     """The image's place in that chunk, from 0, in every attempt the same. None in rows of versions that did not say it,
     and after the loss of what was noted when it was put off."""
     attempts: int
@@ -132,7 +141,7 @@ class ResultRow(StoredModel):
     timings: Timings = Timings()
     worker: str
     finished_at: datetime
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = Field(default_factory=schema_version_of)
 
     @property
     def asked_for(self) -> ImageRef:
@@ -142,8 +151,10 @@ class ResultRow(StoredModel):
 
     def answers(self, chunk: Chunk) -> bool:
         """Whether the row can be of this attempt at a chunk, if its image is."""
-        asked = [(prompt.task, prompt.text, prompt.region) for prompt in chunk.prompts]
-        answered = [(answer.task, answer.text, answer.region) for answer in self.prompts]
         return (self.job_id, self.index, self.attempts) == (chunk.job_id, chunk.index, chunk.attempt) and (
-            self.status is Status.FAILED or answered == asked
+            self.status is Status.FAILED
+            or (
+                len(self.prompts) == len(chunk.prompts)
+                and all(answer.answers(prompt) for answer, prompt in zip(self.prompts, chunk.prompts, strict=True))
+            )
         )

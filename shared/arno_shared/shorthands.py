@@ -12,7 +12,7 @@ from pydantic import GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core.core_schema import CoreSchema
 
-from arno_shared.prompts import MAX_TEXT_CHARS, TASKS, Takes
+from arno_shared.prompts import MAX_TEXT_CHARS, TASKS, Answer, Takes
 
 
 def _tasks(takes: Takes) -> list[str]:
@@ -47,12 +47,15 @@ _REGION: JsonSchemaValue = {
 }
 
 
+_TEXT: JsonSchemaValue = {"type": "string", "pattern": r"\S", "maxLength": MAX_TEXT_CHARS}
+
+
 def _prompt_object(takes: Takes, text: JsonSchemaValue, region: JsonSchemaValue) -> JsonSchemaValue:
     needed = {Takes.TEXT: ["text"], Takes.REGION: ["region"]}.get(takes, [])
     return {
         "type": "object",
         "title": f"A task that takes {takes.value}",
-        "properties": {"task": {"enum": _tasks(takes)}, "text": text, "region": region},
+        "properties": {"task": {"enum": _tasks(takes)}, "text": text, "region": region, "raw": _NULL, "parse": _NULL},
         "required": ["task", *needed],
         "additionalProperties": False,
     }
@@ -60,8 +63,25 @@ def _prompt_object(takes: Takes, text: JsonSchemaValue, region: JsonSchemaValue)
 
 PROMPT_OBJECTS: tuple[JsonSchemaValue, ...] = (
     _prompt_object(Takes.NOTHING, _NULL, _NULL),
-    _prompt_object(Takes.TEXT, {"type": "string", "pattern": r"\S", "maxLength": MAX_TEXT_CHARS}, _NULL),
+    _prompt_object(Takes.TEXT, _TEXT, _NULL),
     _prompt_object(Takes.REGION, _NULL, _REGION),
+    {
+        "type": "object",
+        "title": "A fine-tune's own prompt",
+        "properties": {
+            "raw": {**_TEXT, "description": "The sentence that the model is asked, to the letter."},
+            "parse": {
+                "enum": [*map(str, Answer), None],
+                "default": Answer.TEXT.value,
+                "description": "How the answer is read.",
+            },
+            "task": _NULL,
+            "text": _NULL,
+            "region": _NULL,
+        },
+        "required": ["raw"],
+        "additionalProperties": False,
+    },
 )
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from arno_shared.prompts import TASKS, split_shorthand
+from arno_shared.prompts import RAW, TASKS, split_shorthand
 
 _MOST_CHARS = 200
 _SUMMARY = re.compile(
@@ -50,6 +50,8 @@ def _listed(value: Any) -> Sequence[Any]:
 
 def _task(prompt: Any) -> str:
     """Its token alone: texts are what somebody wants to know, and nobody else's business."""
+    if isinstance(prompt, Mapping) and prompt.get("raw") is not None:
+        return RAW
     task = prompt.get("task") if isinstance(prompt, Mapping) else prompt
     token = split_shorthand(task)[0] if isinstance(task, str) else ""
     return token if token in TASKS else "?"

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from arno_shared.errors import HouseError
 from arno_shared.logs import get_logger
-from arno_shared.messages import SCHEMA_VERSION, describe_invalid
+from arno_shared.messages import describe_invalid
 from arno_shared.names import TOPIC
 from arno_shared.redis_client import RedisClient, redis_away
 from arno_shared.results import ResultRow
@@ -78,6 +78,11 @@ class ChunkCompleted(StoredModel):
     """The rows themselves, when they were asked for (`output.inline`) and are small."""
 
 
+def dataschema(version: int) -> str:
+    """Of an event whose rows are of this version, or of older ones."""
+    return f"urn:arno:chunk-completed:v{version}"
+
+
 class ChunkEvent(StoredModel):
     """A CloudEvents 1.0 envelope (structured JSON). `id` is the same whenever the same chunk is committed."""
 
@@ -88,7 +93,7 @@ class ChunkEvent(StoredModel):
     subject: str
     time: datetime
     datacontenttype: Literal["application/json"] = "application/json"
-    dataschema: str = f"urn:arno:chunk-completed:v{SCHEMA_VERSION}"
+    dataschema: str = dataschema(1)
     data: ChunkCompleted
 
 

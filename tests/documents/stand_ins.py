@@ -151,6 +151,7 @@ PRINTS = (
     Prints("arno resume run-7", "1 of 1 chunks were found done"),
     Prints("cat events.jsonl", "1 images in 1 chunks"),
     Prints("for row in job.results()", r"s3://photos/2026/0\.jpg ok"),
+    Prints('\'prompts={"raw"', '"prompt":"<VQA>what is it\\?".*"parse":"text"'),
     Prints("/v1/jobs", '"job_id":"key-.*"images":1'),
     Prints("/v1/annotate", '"status":"ok"'),
     Prints("TopicReader", "s3://results/photos/.*ok=1"),

@@ -12,6 +12,7 @@ from arno_producer.job import Job
 from arno_shared.dead_letters import LetterKind
 from arno_shared.errors import HouseError
 from arno_shared.ledger import JobState
+from arno_shared.messages import SCHEMA_VERSION
 from arno_shared.names import TOPIC, UNACKED, UNACKED_INDEX, Lane, lists, queues
 from arno_shared.results import Status
 from tests.acceptance.arno_worker import eventually
@@ -118,7 +119,7 @@ def events_of(producer: Producer, job_id: str) -> Counter[str]:
 def nothing_in_hand(producer: Producer) -> bool:
     redis = producer.redis
     return (
-        not any(redis.llen(name) for queue in queues(1) for name in lists(queue))
+        not any(redis.llen(name) for queue in queues(SCHEMA_VERSION + 1) for name in lists(queue))
         and not redis.hlen(UNACKED)
         and not redis.zcard(UNACKED_INDEX)
     )

@@ -104,7 +104,7 @@ def _check_shape(shape: Shape, parsed: Any, size: tuple[int, int]) -> None:
         assert isinstance(parsed, str)
         return
     geometry: dict[str, int | None] = {
-        Shape.BOXES: {"bboxes": 4},
+        **{boxes: {"bboxes": 4} for boxes in (Shape.BOXES, Shape.PHRASES, Shape.PROPOSALS)},
         Shape.QUADS: {"quad_boxes": 8},
         Shape.POLYGONS: {"polygons": None},
         Shape.BOXES_OR_POLYGONS: {"bboxes": 4, "polygons": None},

@@ -10,7 +10,7 @@ import pytest
 from celery import Celery
 from celery.exceptions import QueueNotFound
 
-from arno_shared.broker import Sender, celery_app, node_names, queue_length
+from arno_shared.broker import Sender, celery_app, node_names, queue_bytes, queue_length
 from arno_shared.delayed import release_due
 from arno_shared.errors import HouseError
 from arno_shared.ledger import Ledger, Outcome
@@ -123,7 +123,14 @@ def test_events_are_sent_when_flower_is_to_see_them() -> None:
 
 
 def test_interactive_stands_before_bulk_among_the_queues() -> None:
-    assert [queue.name for queue in celery_app(Settings()).conf.task_queues] == ["arno.interactive", "arno.bulk"]
+    names = [queue.name for queue in celery_app(Settings()).conf.task_queues]
+    assert names == ["arno.interactive", "arno.interactive.v2", "arno.bulk", "arno.bulk.v2"]
+
+
+def test_what_older_workers_left_to_newer_ones_waits_in_its_lane(redis: RedisClient) -> None:
+    redis.lpush("arno.bulk.v2", "{}", "{}")
+    assert [queue_length(redis, lane) for lane in (Lane.BULK, Lane.INTERACTIVE)] == [2, 0]
+    assert queue_bytes(redis, Lane.BULK) > 0
 
 
 def test_the_app_does_not_become_everybodys() -> None:

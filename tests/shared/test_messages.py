@@ -25,7 +25,7 @@ from arno_shared.messages import (
     parse_message,
     raw_message,
 )
-from arno_shared.prompts import TASKS, Takes
+from arno_shared.prompts import TASKS, Answer, Takes
 
 patient = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 """Machines may be busy: how long an example takes says nothing."""
@@ -34,6 +34,7 @@ IMAGE = "s3://photos/a.jpg"
 PREFIX = "s3://results/run-7/"
 CAR = {"task": "<CAPTION_TO_PHRASE_GROUNDING>", "text": "a red car"}
 REGION = {"task": "<REGION_TO_CATEGORY>", "region": [10, 20, 200, 180]}
+OWN = {"raw": "<DocVQA>What is the date?"}
 
 
 def parsed(**fields: Any) -> TaskMessage:
@@ -163,7 +164,7 @@ def test_an_empty_message_names_both_required_fields() -> None:
         ("prompts", [], "prompts"),
         ("prompts", ["<OD>"] * (MAX_PROMPTS + 1), "prompts"),
         ("prompts", ["<OD>", "<POEM>"], "prompts.1"),
-        ("prompts", [{"text": "a"}], "prompts.0.task"),
+        ("prompts", [{"text": "a"}], "prompts.0"),
         ("prompts", [{"task": "<OD>", "txt": "a"}], "prompts.0.txt"),
         ("prompts", [{**CAR, "text": "a" * 4097}], "prompts.0.text"),
         ("prompts", [{**REGION, "region": [1, 2, 3]}], "prompts.0.region.3"),
@@ -172,6 +173,11 @@ def test_an_empty_message_names_both_required_fields() -> None:
         ("prompts", [{**REGION, "region": [-1, 2, 3, 4]}], "prompts.0.region"),
         ("prompts", [{**REGION, "region": [1, 2, float("nan"), 4]}], "prompts.0.region"),
         ("prompts", [{**REGION, "region": [1, 2, float("inf"), 4]}], "prompts.0.region"),
+        ("prompts", [{"raw": "a" * 4097}], "prompts.0.raw"),
+        ("prompts", [{"raw": ["what?"]}], "prompts.0.raw"),
+        ("prompts", [{"raw": "what \ud800?"}], "prompts.0.raw"),
+        ("prompts", [{"raw": "what?", "parse": "pure_text"}], "prompts.0.parse"),
+        ("prompts", [{"raw": "what?", "parser": "text"}], "prompts.0.parser"),
         ("output", {}, "output.prefix"),
         ("output", "results/run-7", "output.prefix"),
         ("output", "https://results/run-7/", "output.prefix"),
@@ -215,13 +221,13 @@ def test_a_prompt_with_what_it_does_not_take_is_refused_by_name(token: str) -> N
         assert f"prompts.0: {token} takes " in wrong(prompts=[prompt])
 
 
-@pytest.mark.parametrize("version", [2, 99, "2", 2.0])
+@pytest.mark.parametrize("version", [3, 99, "3", 3.0])
 def test_a_newer_schema_version_is_refused_however_it_is_written(version: Any) -> None:
     assert "schema_version" in wrong(schema_version=version)
 
 
 def test_a_newer_message_is_told_to_upgrade_and_not_blamed_for_fields_that_are_new() -> None:
-    sentence = wrong(schema_version=2, priority="high")
+    sentence = wrong(schema_version=3, priority="high")
     assert "upgrade the worker" in sentence
     assert "priority" not in sentence
 
@@ -254,6 +260,84 @@ def test_a_message_is_frozen() -> None:
         parsed().attempt = 2  # type: ignore[misc]
 
 
+# A fine-tune's own prompts
+
+
+@pytest.mark.parametrize("sentence", ["<DocVQA>What is the date?", "<OD>", " {input}\n", "Où ? <CAPTION> <loc_7>"])
+@pytest.mark.parametrize("kind", Answer)
+def test_a_fine_tunes_own_prompt_is_kept_to_the_letter(sentence: str, kind: Answer) -> None:
+    (prompt,) = parsed(prompts={"raw": sentence, "parse": kind.value}).prompts
+    assert (prompt.raw, prompt.parse, prompt.answer) == (sentence, kind, kind)
+    assert (prompt.task, prompt.text, prompt.region, prompt.max_new_tokens) == (None, None, None, 1024)
+    assert prompt == Prompt(raw=sentence, parse=kind)
+
+
+@pytest.mark.parametrize("said", [{}, {"parse": None}, {"task": None, "text": None, "region": None}])
+def test_the_answer_to_a_fine_tunes_own_prompt_is_a_text_unless_it_is_said(said: dict[str, None]) -> None:
+    assert parsed(prompts={"raw": "what?", **said}).prompts == (Prompt(raw="what?", parse=Answer.TEXT),)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "sentence"),
+    [
+        ({"raw": "what?", "task": "<OD>"}, "leave out `task`, or `raw`"),
+        ({"raw": "what?", "text": "a"}, "leave out `text`, or `raw`"),
+        ({"raw": "what?", "text": "a", "region": [1, 2, 3, 4]}, "leave out `text`, `region`, or `raw`"),
+        ({"raw": ""}, "`raw` is blank: write the whole sentence"),
+        ({"raw": " \n"}, "`raw` is blank: write the whole sentence"),
+        (
+            {"task": "<OD>", "parse": "boxes"},
+            "`parse` is for a prompt in `raw`, and tasks have their own: leave it",
+        ),
+        ({"parse": "boxes"}, "`parse` is for a prompt in `raw`"),
+        ({}, "name a task in `task`"),
+        ({"raw": None}, "or write a fine-tune's own prompt in `raw`"),
+        (
+            {"raw": "what?", "parse": "ocr"},
+            "prompts.0.parse: must be 'text', 'boxes', 'phrases', 'proposals',",
+        ),
+        ("<CAPTOIN>", """'<CAPTOIN>' is not a task of Florence-2; the tasks are <CAPTION>, """),
+        ("<CAPTOIN>", """; a fine-tune's own prompt is written as {"raw": …}"""),
+        ({"task": "<DocVQA>"}, """; a fine-tune's own prompt is written as {"raw": …}"""),
+    ],
+)
+def test_what_is_no_prompt_is_told_what_to_do(prompt: Any, sentence: str) -> None:
+    refused = wrong(prompts=[prompt])
+    assert sentence in refused
+    assert refused.count("prompts.0") == 1
+    assert refused.startswith("prompts.0")
+
+
+def test_version_2_is_said_of_what_version_1_cannot_say_and_of_nothing_else() -> None:
+    plain, own = parsed(), parsed(prompts=["<OD>", OWN])
+    assert (plain.schema_version, own.schema_version) == (1, 2)
+    assert parsed(schema_version=2).schema_version == 2
+    assert parsed(prompts=OWN, schema_version=2) == parsed(prompts=OWN)
+
+
+def test_a_message_that_says_less_than_it_needs_is_told_what_it_needs() -> None:
+    sentence = wrong(prompts=["<OD>", OWN], schema_version=1)
+    assert sentence == "schema_version: must be 2 where a prompt is in `raw`, or be left out"
+
+
+def test_a_chunk_stays_of_version_2_through_all_its_attempts() -> None:
+    images = (ImageRef(uri=IMAGE), ImageRef(uri="s3://photos/b.jpg"))
+    chunk = Chunk(images=images, prompts=(Prompt(**OWN),), output=PREFIX, job_id="j", index=0)
+    for each in (chunk, chunk.only([1]), chunk.retry_of(images[:1]), Chunk.model_validate(chunk.to_wire())):
+        wire = each.to_wire()
+        assert (wire["prompts"], wire["schema_version"]) == ([{"raw": OWN["raw"], "parse": "text"}], 2)
+
+
+def test_prompts_that_differ_in_their_sentence_or_kind_are_different_work() -> None:
+    def digest(**own: str) -> str:
+        images = (ImageRef(uri=IMAGE),)
+        return Chunk(images=images, prompts=(Prompt(**own),), output=PREFIX, job_id="j", index=0).digest
+
+    asked = digest(raw="what?")
+    assert digest(raw="what?", parse="text") == asked
+    assert len({asked, digest(raw="what? "), digest(raw="what?", parse="boxes")}) == 3
+
+
 # Chunks
 
 words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
@@ -272,10 +356,11 @@ bare_prompts = st.sampled_from([token for token, task in TASKS.items() if task.t
 )
 text_prompts = st.builds(Prompt, task=st.just(CAR["task"]), text=words.filter(str.strip))
 region_prompts = st.builds(Prompt, task=st.just(REGION["task"]), region=regions)
+own_prompts = st.builds(Prompt, raw=words.filter(str.strip), parse=st.sampled_from(Answer))
 chunks = st.builds(
     Chunk,
     images=st.lists(image_refs, min_size=1, max_size=4).map(tuple),
-    prompts=st.lists(bare_prompts | text_prompts | region_prompts, min_size=1, max_size=4).map(tuple),
+    prompts=st.lists(bare_prompts | text_prompts | region_prompts | own_prompts, min_size=1, max_size=4).map(tuple),
     output=st.builds(
         Output, prefix=st.just(PREFIX), format=st.sampled_from(["jsonl", "parquet"]), inline=st.booleans()
     ),

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from arno_shared.errors import MissingExtra
 from arno_shared.parts import CONTENT_TYPES, decode_part, encode_part
+from arno_shared.prompts import Answer
 from arno_shared.results import Failure, Generation, ImageFacts, ModelFacts, PromptResult, ResultRow, Status, Timings
 
 MODEL = ModelFacts(id="florence-community/Florence-2-base-ft", revision="abc", dtype="bfloat16")
@@ -58,6 +59,9 @@ FULL = ResultRow(
             repetitive=True,
         ),
         PromptResult(task="<OCR>", prompt="", raw="", parsed=None, tokens=0, truncated=False),
+        PromptResult(
+            task=None, parse=Answer.TEXT, prompt="<VQA>what?", raw="", parsed="a car", tokens=0, truncated=False
+        ),
     ),
     model=MODEL,
     generation=Generation(num_beams=3, no_repeat_ngram_size=3, length_penalty=1.0, early_stopping=True),
@@ -108,8 +112,8 @@ def test_json_lines_are_one_json_object_a_line() -> None:
     assert first["image"]["uri"] == "s3://photos/Zürich 🏔.jpg"
     assert first["prompts"][0]["parsed"] == {"bboxes": [[0.5, 1.25, 3.0, 4.0]], "labels": ["a red car"]}
     assert first["prompts"][1]["region"] == [1.0, 2.0, 3.5, 4.0]
-    assert [prompt["confidences"] for prompt in first["prompts"]] == [[0.8125, 0.0001], [], None]
-    assert [prompt["score"] for prompt in first["prompts"]] == [-0.2231, 0.0, None]
+    assert [prompt["confidences"] for prompt in first["prompts"]] == [[0.8125, 0.0001], [], None, None]
+    assert [prompt["score"] for prompt in first["prompts"]] == [-0.2231, 0.0, None, None]
     assert first["finished_at"] == "2026-01-02T03:04:05.678901Z"
     assert second["status"] == "failed"
     assert second["error"] == {"code": "not_found", "message": "404"}
@@ -119,10 +123,11 @@ def test_parquet_is_read_by_plain_pyarrow() -> None:
     table = pq.read_table(io.BytesIO(encode_part(ROWS, "parquet")))
     first, second = table.to_pylist()
     assert table.column_names == list(ResultRow.model_fields)
+    assert [(prompt["task"], prompt["parse"]) for prompt in first["prompts"]][2:] == [("<OCR>", None), (None, "text")]
     assert first["image"]["width"] == 640
     assert json.loads(first["prompts"][0]["parsed"])["labels"] == ["a red car"]
-    assert [prompt["confidences"] for prompt in first["prompts"]] == [[0.8125, 0.0001], [], None]
-    assert [prompt["score"] for prompt in first["prompts"]] == [-0.2231, 0.0, None]
+    assert [prompt["confidences"] for prompt in first["prompts"]] == [[0.8125, 0.0001], [], None, None]
+    assert [prompt["score"] for prompt in first["prompts"]] == [-0.2231, 0.0, None, None]
     assert [prompt["repetitive"] for prompt in first["prompts"]] == [False, True, False]
     assert first["generation"]["early_stopping"] == "true"
     assert first["finished_at"] == WHEN

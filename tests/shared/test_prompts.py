@@ -19,8 +19,8 @@ ANSWERS = {
     "pure_text": Answer.TEXT,
     "ocr": Answer.QUADS,
     "description_with_bboxes": Answer.BOXES,
-    "phrase_grounding": Answer.BOXES,
-    "bboxes": Answer.BOXES,
+    "phrase_grounding": Answer.PHRASES,
+    "bboxes": Answer.PROPOSALS,
     "polygons": Answer.POLYGONS,
     "description_with_bboxes_or_polygons": Answer.BOXES_OR_POLYGONS,
 }

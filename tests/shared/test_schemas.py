@@ -19,6 +19,7 @@ from arno_shared.ledger import Ledger, Outcome
 from arno_shared.messages import Chunk, GenerationOptions, ImageRef, Output, Prompt, TaskMessage, parse_message
 from arno_shared.names import TOPIC, Lane
 from arno_shared.parts import decode_part, encode_part
+from arno_shared.prompts import Answer
 from arno_shared.redis_client import connect
 from arno_shared.results import (
     Failure,
@@ -32,7 +33,7 @@ from arno_shared.results import (
 )
 from arno_shared.schemas import export, schemas
 from arno_shared.settings import Settings
-from arno_shared.topic import ChunkCompleted, ChunkEvent, Counts, FailedImage
+from arno_shared.topic import ChunkCompleted, ChunkEvent, Counts, FailedImage, dataschema
 
 GOLDEN = Path(__file__).parent / "contracts"
 PUBLISHED = Path(__file__).parents[2] / "docs" / "schemas"
@@ -96,6 +97,36 @@ ROW = ResultRow(
     worker="gpu0@host",
     finished_at=WHEN,
 )
+OWN = CHUNK.model_copy(
+    update={
+        "prompts": (Prompt(task="<OD>"), Prompt(raw="<DocVQA>Où est la date ? <OD>", parse=Answer.BOXES_OR_POLYGONS)),
+        "schema_version": 2,
+    }
+)
+OWN_ROW = ROW.model_copy(
+    update={
+        "prompts": (
+            ROW.prompts[0],
+            PromptResult(
+                task=None,
+                parse=Answer.BOXES_OR_POLYGONS,
+                prompt="<DocVQA>Où est la date ? <OD>",
+                raw="</s><s>date<loc_52><loc_333><loc_932><loc_774></s>",
+                parsed={
+                    "bboxes": [[33.6, 160.08, 596.8, 371.76]],
+                    "bboxes_labels": ["date"],
+                    "polygons": [],
+                    "polygons_labels": [],
+                },
+                tokens=7,
+                truncated=False,
+                score=-0.5,
+                confidences=(0.625,),
+            ),
+        ),
+        "schema_version": 2,
+    }
+)
 FAILED = ResultRow(
     job_id="run-7",
     index=12,
@@ -121,6 +152,9 @@ EVENT = ChunkEvent(
         failed=(FailedImage(uri="https://example.org/b.png", code="not_found"),),
         results=(ROW, FAILED),
     ),
+)
+OWN_EVENT = EVENT.model_copy(
+    update={"dataschema": dataschema(2), "data": EVENT.data.model_copy(update={"results": (OWN_ROW, FAILED)})}
 )
 LETTER = DeadLetter.of_chunk(
     LetterKind.IMAGES,
@@ -159,6 +193,23 @@ def published(name: str) -> Draft202012Validator:
 # Task messages
 
 
+def test_what_is_asked_in_tasks_has_the_digest_that_it_ever_had() -> None:
+    """Or jobs that run while Arno is upgraded would be other work."""
+    assert CHUNK.digest == "fedb2e031dc7f076efd6fff1"
+    assert json.dumps(CHUNK.to_wire()["prompts"]) == (
+        '[{"task": "<OD>"}, {"task": "<CAPTION_TO_PHRASE_GROUNDING>", "text": "a red car"}, '
+        '{"task": "<REGION_TO_CATEGORY>", "region": [10.0, 20.0, 200.5, 180.0]}]'
+    )
+
+
+def test_a_task_message_with_a_fine_tunes_own_prompt_is_written_as_ever() -> None:
+    text = golden("task-message.own-prompt.json", compact(OWN.to_wire()))
+    assert Chunk.model_validate(parse_message([], json.loads(text)).model_dump()) == OWN
+    published("task-message.v2.json").validate(json.loads(text))
+    with pytest.raises(ValidationError):
+        published("task-message.v1.json").validate(json.loads(text))
+
+
 def test_a_full_task_message_is_written_as_ever() -> None:
     text = golden("task-message.full.json", compact(CHUNK.to_wire()))
     assert Chunk.model_validate(parse_message([], json.loads(text)).model_dump()) == CHUNK
@@ -186,68 +237,112 @@ def test_task_messages_are_what_their_schema_says(name: str) -> None:
     published("task-message.v1.json").validate(json.loads(golden(f"task-message.{name}.json")))
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"images": "s3://photos/a.jpg"},
-        {"images": {"uri": "s3://photos/a.jpg"}},
-        {"images": ["s3://photos/a.jpg", {"uri": "s3://photos/b.jpg", "id": None}]},
-        {"prompts": "<OD>"},
-        {"prompts": {"task": "<OD>"}},
-        {"prompts": ["<OD>", "<CAPTION_TO_PHRASE_GROUNDING>a red car"]},
-        {"prompts": ["<OD> ", "<CAPTION_TO_PHRASE_GROUNDING>\n a < b"]},
-        {"prompts": [{"task": "<OD>", "text": None}, {"task": "<REGION_TO_OCR>", "region": [0, 0, 1.5, 1]}]},
-        {"output": "s3://Results"},
-        {"output": "file:///results/a%20b/"},
-        {"output": "s3://results/"},
-        {"output": {"prefix": "s3://results/"}},
-        {"generation": {}},
-        {"generation": {"num_beams": 1}},
-        {"generation": {"num_beams": None, "max_new_tokens": 4096}},
-        {"output": None, "job_id": None, "index": None},
-    ],
-)
-def test_the_schema_admits_every_shorthand_that_the_code_does(fields: dict[str, Any]) -> None:
-    message = {"images": ["s3://photos/a.jpg"], "prompts": ["<OD>"], **fields}
-    published("task-message.v1.json").validate(message)
-    parse_message([], message)
+SHORTHANDS: list[dict[str, Any]] = [
+    {"images": "s3://photos/a.jpg"},
+    {"images": {"uri": "s3://photos/a.jpg"}},
+    {"images": ["s3://photos/a.jpg", {"uri": "s3://photos/b.jpg", "id": None}]},
+    {"prompts": "<OD>"},
+    {"prompts": {"task": "<OD>"}},
+    {"prompts": ["<OD>", "<CAPTION_TO_PHRASE_GROUNDING>a red car"]},
+    {"prompts": ["<OD> ", "<CAPTION_TO_PHRASE_GROUNDING>\n a < b"]},
+    {"prompts": [{"task": "<OD>", "text": None}, {"task": "<REGION_TO_OCR>", "region": [0, 0, 1.5, 1]}]},
+    {"output": "s3://Results"},
+    {"output": "file:///results/a%20b/"},
+    {"output": "s3://results/"},
+    {"output": {"prefix": "s3://results/"}},
+    {"generation": {}},
+    {"generation": {"num_beams": 1}},
+    {"generation": {"num_beams": None, "max_new_tokens": 4096}},
+    {"output": None, "job_id": None, "index": None},
+]
+"""Of any version."""
+
+OWN_PROMPTS: list[dict[str, Any]] = [
+    {"prompts": {"raw": "<VQA>what is it?"}},
+    {"prompts": [{"raw": "<OD>", "parse": "text"}, "<OD>"]},
+    {"prompts": [{"raw": " {input}\n", "parse": None}]},
+    {"prompts": [{"raw": "a" * 4096, "task": None, "text": None, "region": None}]},
+    *({"prompts": [{"raw": "where?", "parse": kind.value}]} for kind in Answer),
+]
+
+REFUSED: list[dict[str, Any]] = [
+    {"images": []},
+    {"images": 7},
+    {"images": [""]},
+    {"prompts": ["<ODD>"]},
+    {"prompts": ["<OD>a car"]},
+    {"prompts": ["<CAPTION_TO_PHRASE_GROUNDING> "]},
+    {"prompts": [{"task": "<OD>", "text": "a car"}]},
+    {"prompts": [{"task": "<REGION_TO_OCR>"}]},
+    {"prompts": [{"task": "<REGION_TO_OCR>", "region": [-1, 2, 3, 4]}]},
+    {"output": "ftp://results/"},
+    {"output": "s3:///results/"},
+    {"job_id": "../x"},
+    {"images": [{"id": "a"}]},
+    {"prompts": []},
+    {"prompts": None},
+    {"output": {"prefix": "s3://results/", "format": "csv"}},
+    {"generation": None},
+    {"generation": {"num_beams": 0}},
+    {"generation": {"max_new_tokens": 4097}},
+    {"generation": {"temperature": 1}},
+    {"index": -1},
+    {"attempt": 0},
+    {"schema_version": 3},
+    {"schema_version": 0},
+    {"priority": 1},
+    {"prompts": ["<CAPTOIN>"]},
+    {"prompts": [{"task": "<DocVQA>"}]},
+    {"prompts": [{"raw": ""}]},
+    {"prompts": [{"raw": " \n"}]},
+    {"prompts": [{"raw": "a" * 4097}]},
+    {"prompts": [{"raw": 7}]},
+    {"prompts": [{"raw": "what?", "parse": "ocr"}]},
+    {"prompts": [{"raw": "what?", "parser": "text"}]},
+    {"prompts": [{"raw": "what?", "task": "<OD>"}]},
+    {"prompts": [{"raw": "what?", "text": "a"}]},
+    {"prompts": [{"raw": "what?", "region": [1, 2, 3, 4]}]},
+    {"prompts": [{"task": "<OD>", "parse": "boxes"}]},
+    {"prompts": [{"parse": "boxes"}]},
+    {"prompts": [{}]},
+    {"prompts": [{"raw": "what?"}], "schema_version": 1},
+]
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"images": []},
-        {"images": 7},
-        {"images": [""]},
-        {"prompts": ["<ODD>"]},
-        {"prompts": ["<OD>a car"]},
-        {"prompts": ["<CAPTION_TO_PHRASE_GROUNDING> "]},
-        {"prompts": [{"task": "<OD>", "text": "a car"}]},
-        {"prompts": [{"task": "<REGION_TO_OCR>"}]},
-        {"prompts": [{"task": "<REGION_TO_OCR>", "region": [-1, 2, 3, 4]}]},
-        {"output": "ftp://results/"},
-        {"output": "s3:///results/"},
-        {"job_id": "../x"},
-        {"images": [{"id": "a"}]},
-        {"prompts": []},
-        {"prompts": None},
-        {"output": {"prefix": "s3://results/", "format": "csv"}},
-        {"generation": None},
-        {"generation": {"num_beams": 0}},
-        {"generation": {"max_new_tokens": 4097}},
-        {"generation": {"temperature": 1}},
-        {"index": -1},
-        {"attempt": 0},
-        {"schema_version": 2},
-        {"priority": 1},
-    ],
-)
-def test_the_schema_refuses_what_the_code_refuses(fields: dict[str, Any]) -> None:
-    message = {"images": ["s3://photos/a.jpg"], "prompts": ["<OD>"], **fields}
+def message_of(fields: dict[str, Any]) -> dict[str, Any]:
+    return {"images": ["s3://photos/a.jpg"], "prompts": ["<OD>"], **fields}
+
+
+@pytest.mark.parametrize("fields", SHORTHANDS)
+def test_the_schemas_admit_every_shorthand_that_the_code_does(fields: dict[str, Any]) -> None:
+    for version in (1, 2):
+        for said in ({}, {"schema_version": version}):
+            published(f"task-message.v{version}.json").validate(message_of(fields | said))
+            parse_message([], message_of(fields | said))
+
+
+@pytest.mark.parametrize("fields", OWN_PROMPTS)
+def test_the_schema_of_version_2_alone_admits_fine_tunes_own_prompts(fields: dict[str, Any]) -> None:
+    for said in ({}, {"schema_version": 2}):
+        published("task-message.v2.json").validate(message_of(fields | said))
+        assert parse_message([], message_of(fields | said)).schema_version == 2
+        with pytest.raises(ValidationError):
+            published("task-message.v1.json").validate(message_of(fields | said))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("fields", REFUSED)
+def test_the_schemas_refuse_what_the_code_refuses(fields: dict[str, Any], version: int) -> None:
     with pytest.raises(ValidationError):
-        published("task-message.v1.json").validate(message)
+        published(f"task-message.v{version}.json").validate(message_of(fields))
     with pytest.raises(ValueError, match=r"."):
-        TaskMessage.model_validate(message)
+        TaskMessage.model_validate(message_of(fields))
+
+
+@pytest.mark.parametrize(("version", "other"), [(1, 2), (2, 1)])
+def test_a_schema_is_of_what_says_its_version(version: int, other: int) -> None:
+    with pytest.raises(ValidationError):
+        published(f"task-message.v{version}.json").validate(message_of({"schema_version": other}))
 
 
 # What workers write
@@ -263,6 +358,15 @@ def test_result_rows_are_what_their_schema_says() -> None:
         published("result-row.v1.json").validate(json.loads(line))
 
 
+def test_a_row_with_a_fine_tunes_own_prompt_is_written_as_ever() -> None:
+    text = golden("result-row.own-prompt.jsonl", encode_part([OWN_ROW], "jsonl").decode())
+    assert decode_part(text.encode(), "jsonl") == [OWN_ROW]
+    assert ResultRow.model_validate(OWN_ROW.model_dump(exclude={"schema_version"})).schema_version == 2
+    published("result-row.v2.json").validate(json.loads(text))
+    with pytest.raises(ValidationError):
+        published("result-row.v1.json").validate(json.loads(text))
+
+
 def test_an_event_is_published_as_ever(valkey_url: str) -> None:
     settings = Settings(redis_url=valkey_url)
     with connect(settings) as redis:
@@ -275,6 +379,10 @@ def test_an_event_is_published_as_ever(valkey_url: str) -> None:
 
 def test_an_event_is_what_its_schema_says() -> None:
     published("chunk-event.v1.json").validate(json.loads(golden("topic-event.json")))
+    own = json.loads(OWN_EVENT.model_dump_json())
+    published("chunk-event.v2.json").validate(own)
+    with pytest.raises(ValidationError):
+        published("chunk-event.v1.json").validate(own)
 
 
 def test_a_dead_letter_is_filed_as_ever() -> None:

@@ -1,17 +1,16 @@
 """`arno submit`: images in, a job's id out."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from arno_producer.cli.prompts import ParseOption, PromptOption, RawOption, prompts_given
 from arno_producer.cli.terminal import JsonOption, emit, say
 from arno_shared.errors import HouseError, InvalidRequest, JobConflict, JobNotFound
 from arno_shared.ledger import JobState
 from arno_shared.names import Lane
-from arno_shared.prompts import TASKS
 
 if TYPE_CHECKING:
     from arno_producer.client import Producer
@@ -22,17 +21,6 @@ Sources = Annotated[
         metavar="SOURCE",
         help="The URI of an image; a manifest (.txt, .csv, .jsonl, .ndjson, .parquet), local or in s3://; a local "
         "folder; s3://bucket/prefix, for all images under it; or -, for standard input, one URI or JSON object a line.",
-        show_default=False,
-    ),
-]
-PromptOption = Annotated[
-    list[str],
-    typer.Option(
-        "--prompt",
-        "-p",
-        help="What to ask of each image; may be given more than once. A task (OD or '<OD>'), a task with its text "
-        "('<CAPTION_TO_PHRASE_GROUNDING>a red car'), or JSON with a region in pixels "
-        '(\'{"task": "<REGION_TO_OCR>", "region": [10, 20, 200, 80]}\').',
         show_default=False,
     ),
 ]
@@ -70,7 +58,9 @@ WatchOption = Annotated[
 
 def submit(
     sources: Sources,
-    prompt: PromptOption,
+    prompt: PromptOption = None,
+    raw: RawOption = None,
+    parse: ParseOption = None,
     output: OutputOption = None,
     format: FormatOption = "jsonl",
     inline: InlineOption = False,
@@ -93,6 +83,7 @@ def submit(
     from arno_producer.client import new_job_id
     from arno_producer.sources import Columns, images_from
 
+    prompts = prompts_given(prompt, raw, parse)
     producer = connect()
     job_id = job_id or new_job_id()
     images = images_from(sources, producer.store, Columns(uri_column, id_column))
@@ -100,7 +91,7 @@ def submit(
     with _says_how_to_go_on(producer, job_id), _counted(images) as counted:
         job = producer.submit(
             counted,
-            [parse_prompt(text) for text in prompt],
+            prompts,
             output={"prefix": prefix, "format": format, "inline": inline},
             generation={"num_beams": num_beams, "max_new_tokens": max_new_tokens},
             job_id=job_id,
@@ -113,18 +104,6 @@ def submit(
     emit(status.model_dump_json() if json_lines else job.id)
     if watch:
         raise typer.Exit(exit_code(follow(job, as_json=json_lines)))
-
-
-def parse_prompt(text: str) -> str | dict[str, Any]:
-    """A prompt as `Producer.submit` takes it. Raises InvalidRequest when it begins as JSON and is not."""
-    if text.lstrip().startswith("{"):
-        try:
-            prompt: dict[str, Any] = json.loads(text)
-        except ValueError as error:
-            raise InvalidRequest(f"--prompt {text!r} is not JSON: {error}") from None
-        return prompt
-    token = f"<{text.upper()}>"
-    return token if token in TASKS else text
 
 
 @contextmanager

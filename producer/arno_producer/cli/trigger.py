@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from arno_producer.cli.submit import parse_prompt
+from arno_producer.cli.prompts import parse_prompt
 from arno_producer.cli.terminal import say
 from arno_shared.errors import InvalidRequest
 from arno_shared.names import Lane

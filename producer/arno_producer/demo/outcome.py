@@ -117,12 +117,13 @@ def _verdicts(scene: Scene | None, row: ResultRow) -> list[Verdict]:
         return []
     return [
         Verdict(
-            task=result.task,
+            task=task,
             said=_in_words(result),
-            truth=_true_objects(scene) if result.task == OBJECTS else answer(scene, result.task),
-            right=matches(scene, result.task, result.parsed, SIZE_PX),
+            truth=_true_objects(scene) if task == OBJECTS else answer(scene, task),
+            right=matches(scene, task, result.parsed, SIZE_PX),
         )
-        for result in row.prompts
+        # One that failed has no answers.
+        for task, result in zip(TASKS, row.prompts, strict=False)
     ]
 
 

@@ -12,12 +12,11 @@ import pytest
 
 from arno_producer import Producer
 from arno_producer.cli.progress import Speed, describe
-from arno_producer.cli.submit import parse_prompt
 from arno_shared.dead_letters import DeadLetter, LetterKind
-from arno_shared.errors import InvalidRequest
 from arno_shared.ledger import JobState
-from arno_shared.messages import GenerationOptions
+from arno_shared.messages import GenerationOptions, Prompt
 from arno_shared.names import Lane
+from arno_shared.prompts import Answer
 from arno_shared.results import Status
 from arno_shared.settings import Settings
 from tests.producer.conftest import Hand, Ran
@@ -71,35 +70,31 @@ def test_submit_takes_everything_that_a_job_can_have(arno: Arno, hand: Hand, tmp
     assert (line["job_id"], line["images"], line["output_format"]) == ("all", 1, "parquet")
 
 
+def test_submit_takes_fine_tunes_own_prompts_after_all_tasks(arno: Arno, hand: Hand) -> None:
+    own = '{"raw": "first?", "parse": "quads"}'
+    arno("submit", "s3://b/a.jpg", "--raw", " <VQA>{what}?", "-p", own, *OD, "--raw", "<OD>", "--parse", "boxes")
+    (chunk,) = hand.take_all()
+    assert chunk.prompts == (
+        Prompt(raw="first?", parse=Answer.QUADS),
+        Prompt(task="<OD>"),
+        Prompt(raw=" <VQA>{what}?", parse=Answer.BOXES),
+        Prompt(raw="<OD>", parse=Answer.BOXES),
+    )
+
+
 def test_submit_reads_standard_input(arno: Arno, hand: Hand) -> None:
     assert arno("submit", "-", *OD, typed="s3://b/a.jpg\n# no\ns3://b/b.jpg\n").code == 0
     assert [image.uri for chunk in hand.take_all() for image in chunk.images] == ["s3://b/a.jpg", "s3://b/b.jpg"]
 
 
 @pytest.mark.parametrize(
-    ("text", "prompt"),
-    [
-        ("OD", "<OD>"),
-        ("more_detailed_caption", "<MORE_DETAILED_CAPTION>"),
-        ("<OD>", "<OD>"),
-        ("<OPEN_VOCABULARY_DETECTION>a cat", "<OPEN_VOCABULARY_DETECTION>a cat"),
-        (' {"task": "<OD>"}', {"task": "<OD>"}),
-        ("OCD", "OCD"),
-    ],
-)
-def test_prompts(text: str, prompt: object) -> None:
-    assert parse_prompt(text) == prompt
-
-
-def test_a_prompt_that_is_no_json() -> None:
-    with pytest.raises(InvalidRequest, match="not JSON"):
-        parse_prompt('{"task"')
-
-
-@pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("submit", "s3://b/a.jpg"), "--prompt"),
+        (("submit", "s3://b/a.jpg"), "nothing is asked: give --prompt, or --raw, or both"),
+        (("submit", "s3://b/a.jpg", "-p", "<DocVQA>when?"), 'is written as {"raw": …}'),
+        (("submit", "s3://b/a.jpg", "--raw", " "), "`raw` is blank"),
+        (("submit", "s3://b/a.jpg", "--raw", "what?", "--parse", "ocr"), "boxes_or_polygons"),
+        (("submit", "s3://b/a.jpg", *OD, "--parse", "text"), "--parse is for prompts in --raw"),
         (("submit", *OD), "SOURCE"),
         (("submit", "s3://b/a.jpg", "-p", "OCD"), "'OCD' is not a task"),
         (("submit", "nothing.csv", *OD), "no file or folder 'nothing.csv'"),

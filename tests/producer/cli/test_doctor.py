@@ -292,12 +292,12 @@ def test_a_worker_that_fell_silent(arno: Arno, producer: Producer, answering: Ca
 
 def test_versions_that_differ(arno: Arno, producer: Producer, answering: Callable[..., None]) -> None:
     announce(producer.redis, worker_state("gpu0@a"))
-    announce(producer.redis, worker_state("gpu1@a", version="99.1", schema_version=2))
+    announce(producer.redis, worker_state("gpu1@a", version="99.1", schema_version=3))
     answering("gpu0@a", "gpu1@a")
     found = findings(arno("doctor", "--json"))
     assert (found["worker versions"].verdict, found["schema versions"].verdict) == ("note", "note")
     assert found["worker versions"].says == f"{__version__}: here, gpu0@a; 99.1: gpu1@a"
-    assert found["schema versions"].says == "1: here, gpu0@a; 2: gpu1@a"
+    assert found["schema versions"].says == "2: here, gpu0@a; 3: gpu1@a"
 
 
 def test_workers_that_are_all_of_one_other_version(

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 from arno_producer import Producer
 from arno_producer.cli.workers import workers
 from arno_shared import __version__
+from arno_shared.messages import SCHEMA_VERSION
 from arno_shared.names import WORKERS, worker_key
 from arno_shared.presence import WorkerState, announce
 from arno_shared.settings import Settings
@@ -27,7 +28,7 @@ def worker_state(worker: str = "gpu0@a", **fields: Any) -> WorkerState:
         "phase": "working",
         "pid": 12,
         "version": __version__,
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "health": "127.0.0.1:8080",
         "started_at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
         "chunks_in_flight": 0,

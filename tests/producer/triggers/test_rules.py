@@ -1,12 +1,16 @@
 """Which objects a rule is for, and which are never anybody's."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from arno_producer.triggers.rules import LoopGuard, Rule
+from arno_producer.triggers.rules import LoopGuard, Rule, load_rules
+from arno_shared.errors import InvalidRequest
+from arno_shared.messages import Prompt
 from arno_shared.names import Lane
+from arno_shared.prompts import Answer
 
 
 def rule(**fields: Any) -> Rule:
@@ -30,6 +34,20 @@ def rule(**fields: Any) -> Rule:
 )
 def test_a_rule_is_for_objects_of_its_bucket_prefix_and_suffix(fields: Any, key: str, matches: bool) -> None:
     assert rule(**fields).matches("photos", key) is matches
+
+
+def test_a_rule_may_ask_a_fine_tunes_own_prompts(tmp_path: Path) -> None:
+    file = tmp_path / "rules.toml"
+    file.write_text(
+        '[[rule]]\nname = "a"\noutput = "s3://results/out/"\n'
+        'prompts = ["<OCR>", {raw = "<DocVQA>What is the date?"}, {raw = "where?", parse = "boxes"}]\n'
+    )
+    (rule,) = load_rules(file)
+    own = Prompt(raw="<DocVQA>What is the date?"), Prompt(raw="where?", parse=Answer.BOXES)
+    assert rule.prompts == (Prompt(task="<OCR>"), *own)
+    file.write_text(file.read_text().replace("boxes", "ocr"))
+    with pytest.raises(InvalidRequest, match=r"rule 1 \(a\): prompts.2.parse: must be 'text', 'boxes'"):
+        load_rules(file)
 
 
 def test_work_of_events_goes_behind_what_people_wait_for_unless_the_rule_says_otherwise() -> None:

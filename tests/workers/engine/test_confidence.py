@@ -38,7 +38,7 @@ def read(
     parser: AnswerParser, task: str, ids: Sequence[int], logprobs: Sequence[float]
 ) -> tuple[Any, tuple[float, ...] | None]:
     """The answer's value, and its confidences."""
-    _, value, given = parser.parse(task, ids, logprobs, 640, 480)
+    _, value, given = parser.parse(TASKS[task].answer, ids, logprobs, 640, 480)
     return value, given
 
 

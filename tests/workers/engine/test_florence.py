@@ -66,6 +66,11 @@ PROMPTS = [
     )
     for task in TASKS.values()
 ]
+WRITTEN = (
+    "<s>a red circle</s>",
+    f"<s>a red circle{'<loc_1><loc_22><loc_333><loc_999>' * 4}blue{'<loc_7>' * 8}</s>",
+    f"<s>cat<poly>{'<loc_7><loc_8>' * 3}</poly></s>",
+)
 TAUGHT = [Prompt(task=task) for task in ("<CAPTION>", "<OD>", "<OCR>")]
 
 
@@ -382,6 +387,28 @@ def test_raw_and_parsed_answers_are_those_of_transformers(
             assert len(parsed.confidences or ()) == len(_objects(parsed.value))
 
 
+@pytest.mark.parametrize("prompt", PROMPTS, ids=lambda prompt: prompt.task)
+def test_a_fine_tunes_own_prompt_is_asked_to_the_letter_and_read_as_the_task_of_its_kind(
+    replica: FlorenceReplica, prompt: Prompt
+) -> None:
+    picture = _picture(0)
+    asked = _ask(replica, picture, prompt)
+    own = Prompt(raw=asked.sentence, parse=prompt.answer)
+    assert _ask(replica, picture, own) == asked
+    for raw in WRITTEN:
+        answer = _spelled(replica, raw)
+        assert replica.parse(own, answer, *picture.size) == replica.parse(prompt, answer, *picture.size)
+
+
+@pytest.mark.parametrize("sentence", ["<OD>", " <CAPTION> {input} ", "<DocVQA>What is the date?\n", "<loc_5></s>"])
+def test_a_fine_tunes_own_prompt_is_never_taken_for_a_task(replica: FlorenceReplica, sentence: str) -> None:
+    picture = _picture(0)
+    asked = _ask(replica, picture, Prompt(raw=sentence))
+    assert asked.sentence == sentence
+    (answers,) = _answers(replica, [(picture, [asked])])
+    assert answers[0].ids
+
+
 def _objects(value: Any) -> list[Any]:
     return [] if isinstance(value, str) else [each for key in value if "labels" in key for each in value[key]]
 
@@ -466,6 +493,10 @@ def test_an_answer_is_no_longer_than_task_job_checkpoint_and_decoder_allow(
     assert limit(replica, "<CAPTION>", None) == TASKS["<CAPTION>"].max_new_tokens
     assert limit(replica, "<CAPTION>", 100) == 100
     assert limit(replica, "<OD>", 4000) == 1150
+    assert [_ask(replica, _picture(0), Prompt(raw="what?"), limit=wanted).max_new_tokens for wanted in (None, 9)] == [
+        1024,
+        9,
+    ]
     own = _replica(with_generation(TINY, tmp_path / "own", max_new_tokens=30))
     assert [limit(own, "<CAPTION>", wanted) for wanted in (None, 10, 100)] == [30, 10, 30]
     # 90 positions.

@@ -111,6 +111,7 @@ class Bench:
         generation: GenerationOptions = AS_EVER,
         images: int = 1,
         drain: Drain | None = None,
+        prompts: Sequence[Prompt] = (Prompt(task="<OD>"),),
     ) -> None:
         settings = Settings(redis_url=redis_url, retries=RetrySettings(tries=1, max_deliveries=5))
         self.redis = connect(settings)
@@ -121,7 +122,7 @@ class Bench:
         self.part = folder / "part-000000000.jsonl"
         self.chunk = Chunk(
             images=tuple(ImageRef(uri=f"s3://b/{name}.png") for name in "abcdefgh"[:images]),
-            prompts=(Prompt(task="<OD>"),),
+            prompts=tuple(prompts),
             output=Output(prefix=folder.as_uri()),
             generation=generation,
             job_id="run-7",
@@ -568,9 +569,9 @@ def test_waiting_for_a_turn_keeps_the_lease_and_is_no_sign_that_anything_moves(
 @pytest.mark.parametrize("lane", Lane)
 def test_a_newer_message_is_left_to_newer_workers_as_it_came(valkey_url: str, tmp_path: Path, lane: Lane) -> None:
     bench = Bench(valkey_url, tmp_path)
-    bench.handler.handle([], {"schema_version": 2, "of": "a newer kind"}, bench.delivery(lane))
-    assert bench.redis.lrange(f"{lane.queue}.v2", 0, -1) == [RAW.encode()]
-    assert bench.redis.keys("*") == [f"{lane.queue}.v2".encode()]
+    bench.handler.handle([], {"schema_version": 3, "of": "a newer kind"}, bench.delivery(lane))
+    assert bench.redis.lrange(f"{lane.queue}.v3", 0, -1) == [RAW.encode()]
+    assert bench.redis.keys("*") == [f"{lane.queue}.v3".encode()]
     assert not bench.hands.held
 
 
@@ -584,7 +585,7 @@ def test_a_message_that_nobody_will_ever_understand_is_a_dead_letter(valkey_url:
 def test_with_the_stock_transport_a_newer_message_is_a_dead_letter(valkey_url: str, tmp_path: Path) -> None:
     bench = Bench(valkey_url, tmp_path)
     delivery = Delivery("message-1", Lane.INTERACTIVE, "tag", None, bench.vitals)
-    bench.handler.handle([], {"schema_version": 2}, delivery)
+    bench.handler.handle([], {"schema_version": 3}, delivery)
     (letter,) = bench.letters()
     assert (letter.code, letter.lane) == ("newer_schema", Lane.INTERACTIVE)
 

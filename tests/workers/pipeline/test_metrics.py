@@ -8,7 +8,7 @@ import pytest
 
 from arno_shared.delivery.hands import Hands
 from arno_shared.errors import Timeout
-from arno_shared.messages import ImageRef
+from arno_shared.messages import ImageRef, Prompt
 from arno_shared.names import Lane
 from arno_workers.engine.loop import EngineLoop
 from arno_workers.engine.null import NullReplica
@@ -47,6 +47,22 @@ def test_a_chunk_is_counted_with_its_images(valkey_url: str, tmp_path: Path) -> 
     for stage in ("fetch", "decode", "wait"):
         assert counted(bench, "arno_stage_seconds_count", stage=stage) == 3
     assert counted(bench, "arno_stage_seconds_sum", stage="wait") == pytest.approx(0.003)
+
+
+def test_fine_tunes_own_prompts_are_counted_under_one_name(valkey_url: str, tmp_path: Path) -> None:
+    """Or a label would have as many values as there are sentences."""
+
+    def read(image: ImageRef) -> bytes:
+        return encoded((4, 3)) if image.uri.endswith("a.png") else b"none"
+
+    prompts = [Prompt(raw="<VQA>what is it?"), Prompt(raw="<VQA>where?")]
+    with closing(EngineLoop(NullReplica, 1, lambda: None)) as engine:
+        bench = Bench(valkey_url, tmp_path, read, engine, images=2, prompts=prompts)
+        bench.handle()
+    assert counted(bench, "arno_answers_total", task="raw", outcome="ok") == 2
+    assert counted(bench, "arno_answers_total", task="raw", outcome="failed") == 2
+    (samples,) = [family.samples for family in bench.metrics.registry.collect() if family.name == "arno_answers"]
+    assert {sample.labels["task"] for sample in samples} == {"raw"}
 
 
 def test_messages_of_others_that_went_back_are_counted(valkey_url: str, tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from arno_shared.errors import NotFound, Timeout
 from arno_shared.messages import Chunk, ImageRef, Output, Prompt
 from arno_shared.names import Lane
+from arno_shared.prompts import Answer
 from arno_shared.settings import Settings, TopicSettings
 from arno_workers.engine import Answered
+from arno_workers.engine.null import NullReplica
 from arno_workers.pipeline.chunk_run import ChunkRun
 from arno_workers.pipeline.rows import outcome, settle
 from tests.workers.pipeline.test_chunk_handler import NOTHING_SAID, FakeEngine
@@ -13,11 +15,14 @@ URIS = [f"https://user:hush@photos.example/{name}.jpg?X-Amz-Signature=hush" for 
 REDACTED = [f"https://***@photos.example/{name}.jpg?***" for name in "abc"]
 
 
-def ran(inline: bool) -> ChunkRun:
+TASK, OWN = Prompt(task="<OD>"), Prompt(raw="<VQA>what?", parse=Answer.QUADS)
+
+
+def ran(inline: bool, prompt: Prompt = TASK) -> ChunkRun:
     """An image is well, one is not there, and one did not come in time."""
     chunk = Chunk(
         images=tuple(ImageRef(uri=uri) for uri in URIS),
-        prompts=(Prompt(task="<OD>"),),
+        prompts=(prompt,),
         output=Output(prefix="s3://results/", inline=inline),
         job_id="run-7",
         index=0,
@@ -80,3 +85,23 @@ def test_results_that_are_too_large_do_not_travel_in_the_event() -> None:
 
     assert travels(size)
     assert not travels(size - 1)
+
+
+def test_rows_and_events_say_version_2_where_a_fine_tunes_own_prompt_is_answered_and_there_alone() -> None:
+    def versions(inline: bool, prompt: Prompt) -> tuple[list[int], int, str]:
+        run = ran(inline, prompt)
+        settled = settle(run, FakeEngine(), 3, "w")
+        event = outcome(run.chunk, settled, "s3://results/part", Lane.BULK, "w", Settings()).event
+        assert settled.put_off
+        return [row.schema_version for row in settled.rows], settled.put_off.schema_version, event.dataschema
+
+    assert versions(True, TASK) == ([1, 1], 1, "urn:arno:chunk-completed:v1")
+    assert versions(True, OWN) == ([2, 1], 2, "urn:arno:chunk-completed:v2")
+    # Without its rows it says nothing that is new.
+    assert versions(False, OWN) == ([2, 1], 2, "urn:arno:chunk-completed:v1")
+
+
+def test_the_answer_to_a_fine_tunes_own_prompt_says_how_it_was_read() -> None:
+    run = ran(False, OWN)
+    (answer,) = settle(run, NullReplica(), 1, "w").rows[0].prompts
+    assert (answer.task, answer.parse, answer.prompt) == (None, Answer.QUADS, "<VQA>what?")

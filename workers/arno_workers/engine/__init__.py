@@ -59,9 +59,9 @@ class Parsed:
     raw: str
     """The generated text with its special tokens."""
     value: Any
-    """What transformers' `post_process_generation` gives for the task."""
+    """What transformers' `post_process_generation` gives for the task, or for the kind that the prompt says."""
     confidences: tuple[float, ...] | None
-    """One for each object of `value`, in its order, in (0, 1]; None where the task finds no objects."""
+    """One for each object of `value`, in its order, in (0, 1]; None where the prompt asks for no objects."""
     repetitive: bool
     """The answer runs in a loop."""
 

@@ -164,14 +164,11 @@ class FlorenceReplica:
         return pin(self._recipe.resize(image), self._device)
 
     def ask(self, prompt: Prompt, width: int, height: int, options: GenerationOptions) -> Ask:
-        given = prompt.text or ""
-        if prompt.region is not None:
-            given = quantize(prompt.region, width, height)
-        limit = options.max_new_tokens or TASKS[prompt.task].max_new_tokens
+        limit = options.max_new_tokens or prompt.max_new_tokens
         if self._rules.max_new_tokens is not None:
             limit = min(limit, self._rules.max_new_tokens)
         return Ask(
-            sentence=self._sentence(prompt.task, given.strip()),
+            sentence=self._asked(prompt, width, height),
             # An answer cannot be longer than the decoder has positions for.
             max_new_tokens=min(limit, self._max_positions - 2),
             num_beams=self._rules.with_options(options).num_beams,
@@ -231,7 +228,7 @@ class FlorenceReplica:
         return isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in str(error)
 
     def parse(self, prompt: Prompt, answer: Answer, width: int, height: int) -> Parsed:
-        raw, value, confidences = self._parser.parse(prompt.task, answer.ids, answer.logprobs, width, height)
+        raw, value, confidences = self._parser.parse(prompt.answer, answer.ids, answer.logprobs, width, height)
         return Parsed(
             raw=raw,
             value=value,
@@ -256,6 +253,14 @@ class FlorenceReplica:
 
     def _blank(self) -> Pixels:
         return pin(np.zeros((self._recipe.height, self._recipe.width, 3), np.uint8), self._device)
+
+    def _asked(self, prompt: Prompt, width: int, height: int) -> str:
+        if prompt.task is None:
+            return str(prompt.raw)
+        given = prompt.text or ""
+        if prompt.region is not None:
+            given = quantize(prompt.region, width, height)
+        return self._sentence(prompt.task, given.strip())
 
     def _sentence(self, token: str, given: str) -> str:
         sentences = self._processor.task_prompts_without_inputs

@@ -29,7 +29,7 @@ class NullReplica:
         return image
 
     def ask(self, prompt: Prompt, width: int, height: int, options: GenerationOptions) -> Ask:
-        return Ask(prompt.task, max_new_tokens=2, num_beams=1)
+        return Ask(prompt.raw or str(prompt.task), max_new_tokens=2, num_beams=1)
 
     def prompt_ids(self, sentence: str) -> tuple[int, ...]:
         return ()

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate, islice, pairwise, repeat
 from typing import Any
 
-from arno_shared.prompts import TASKS, Answer
+from arno_shared.prompts import Answer
 from arno_workers.engine.confidence import confidences
 from arno_workers.engine.detokenizer import Detokenizer, text_of
 from arno_workers.engine.objects import Found, boxes, labelled_boxes, labelled_polygons, polygons, quads
@@ -25,34 +25,33 @@ class AnswerParser:
         self._banned: frozenset[str] = frozenset(processor.post_processor.banned_grounding_tokens)
 
     def parse(
-        self, task: str, ids: Sequence[int], logprobs: Sequence[float], width: int, height: int
+        self, kind: Answer, ids: Sequence[int], logprobs: Sequence[float], width: int, height: int
     ) -> tuple[str, Any, tuple[float, ...] | None]:
         """The text with its special tokens, its value, and a confidence in (0, 1] for each object, in their order.
 
-        `width` and `height` are the picture's, in pixels. None for confidences where the task finds no objects.
+        `width` and `height` are the picture's, in pixels. None for confidences where this kind names no objects.
         """
         pieces = self._detokenizer.pieces(ids)
         raw = text_of(pieces)
-        if TASKS[task].answer is Answer.TEXT:
+        if kind is Answer.TEXT:
             return raw, raw.replace("<s>", "").replace("</s>", "").strip(), None
         transcript = Transcript(raw, pieces, logprobs)
         has_polygons = "<poly>" in raw
-        found = list(self._objects(task, transcript.text, has_polygons))
+        found = list(self._objects(kind, transcript.text, has_polygons))
         outlines = _in_pixels([outline for one in found for outline in one.outlines], width, height)
-        return raw, _value(TASKS[task].answer, has_polygons, found, outlines), confidences(found, transcript)
+        return raw, _value(kind, has_polygons, found, outlines), confidences(found, transcript)
 
-    def _objects(self, task: str, text: str, has_polygons: bool) -> Iterator[Found]:
-        match TASKS[task].answer:
+    def _objects(self, kind: Answer, text: str, has_polygons: bool) -> Iterator[Found]:
+        match kind:
             case Answer.QUADS:
                 return quads(text)
             case Answer.POLYGONS:
                 return polygons(text)
             case Answer.BOXES_OR_POLYGONS if has_polygons:
                 return labelled_polygons(text)
-        match task:
-            case "<REGION_PROPOSAL>":
+            case Answer.PROPOSALS:
                 return boxes(text)
-            case "<CAPTION_TO_PHRASE_GROUNDING>":
+            case Answer.PHRASES:
                 return labelled_boxes(text, self._banned)
         return labelled_boxes(text)
 
@@ -64,12 +63,10 @@ def _in_pixels(outlines: Sequence[str], width: int, height: int) -> list[list[in
     return [pixels[start:end] for start, end in pairwise(ends)]
 
 
-def _value(
-    shape: Answer, has_polygons: bool, found: Sequence[Found], outlines: list[list[int]]
-) -> dict[str, list[Any]]:
+def _value(kind: Answer, has_polygons: bool, found: Sequence[Found], outlines: list[list[int]]) -> dict[str, list[Any]]:
     """In the shape that transformers gives it. `outlines`: those of all that is found, one after the other."""
     labels = [one.label for one in found]
-    match shape:
+    match kind:
         case Answer.POLYGONS:
             return {"polygons": _by_object(found, outlines), "labels": labels}
         case Answer.BOXES_OR_POLYGONS if has_polygons:

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from arno_shared import __version__
 from arno_shared.delivery.hands import Hands
+from arno_shared.prompts import RAW
 from arno_shared.results import ModelFacts, ResultRow, Status
 from arno_workers.engine import Engine
 from arno_workers.health.vitals import Vitals
@@ -102,9 +103,10 @@ class WorkerMetrics:
         self._batch.labels(stage).observe(size)
 
     def committed(
-        self, rows: Sequence[ResultRow], tasks: Sequence[str], put_off: int, given_up: int, seconds: float
+        self, rows: Sequence[ResultRow], tasks: Sequence[str | None], put_off: int, given_up: int, seconds: float
     ) -> None:
-        """`tasks`: of the chunk's prompts. `given_up`: of the rows, those of images that are dead letters."""
+        """`tasks`: of the chunk's prompts, None for a fine-tune's own. `given_up`: of the rows, those of images that
+        are dead letters."""
         self.ended("committed")
         self._chunk_s.observe(seconds)
         codes = Tally(row.error.code for row in rows if row.error)
@@ -115,15 +117,15 @@ class WorkerMetrics:
         for code, images in codes.items():
             self._failures.labels(code).inc(images)
         answers = Tally(
-            (answer.task, "truncated" if answer.truncated else "ok")
+            (answer.task or RAW, "truncated" if answer.truncated else "ok")
             for row in rows
             if row.status is Status.OK
             for answer in row.prompts
         )
-        for task, outcome in answers:
-            self._answers.labels(task, outcome).inc(answers[task, outcome])
+        for labels, count in answers.items():
+            self._answers.labels(*labels).inc(count)
         for task in tasks if failed else ():
-            self._answers.labels(task, "failed").inc(failed)
+            self._answers.labels(task or RAW, "failed").inc(failed)
         self._tokens.inc(sum(answer.tokens for row in rows for answer in row.prompts))
 
     def passed_through(self, items: Sequence[Item]) -> None:

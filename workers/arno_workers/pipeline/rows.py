@@ -13,7 +13,7 @@ from arno_shared.names import Lane, event_id
 from arno_shared.places import GIVEN_UP
 from arno_shared.results import Failure, ImageFacts, PromptResult, ResultRow, Status, Timings
 from arno_shared.settings import Settings
-from arno_shared.topic import ChunkCompleted, ChunkEvent, Counts, FailedImage, bounded_failures
+from arno_shared.topic import ChunkCompleted, ChunkEvent, Counts, FailedImage, bounded_failures, dataschema
 from arno_shared.uris import redact
 from arno_workers.engine import Answer, Answered, Engine
 from arno_workers.pipeline.chunk_run import ChunkRun, Item
@@ -77,11 +77,13 @@ def outcome(chunk: Chunk, settled: Settled, result_uri: str, lane: Lane, worker:
     """What the ledger commits. `result_uri` is where the rows lie."""
     failures = settled.failures
     put_off = len(settled.put_off.images) if settled.put_off else 0
+    inline = _inline(chunk, settled.rows, settings.topic.inline_max_bytes)
     event = ChunkEvent(
         id=event_id(chunk.job_id, chunk.index, chunk.attempt),
         source=f"arno/{worker}",
         subject=f"{chunk.job_id}/{chunk.index}",
         time=datetime.now(UTC),
+        dataschema=dataschema(max((row.schema_version for row in inline or ()), default=1)),
         data=ChunkCompleted(
             job_id=chunk.job_id,
             index=chunk.index,
@@ -89,7 +91,7 @@ def outcome(chunk: Chunk, settled: Settled, result_uri: str, lane: Lane, worker:
             result_uri=result_uri,
             counts=Counts(ok=len(settled.rows) - len(failures), failed=len(failures), put_off=put_off),
             failed=bounded_failures(_failed_image(row) for row in failures),
-            results=_inline(chunk, settled.rows, settings.topic.inline_max_bytes),
+            results=inline,
         ),
     )
     return Outcome(
@@ -165,6 +167,7 @@ def _prompt_result(item: Item, prompt: Prompt, answer: Answer, engine: Engine) -
     parsed = engine.parse(prompt, answer, width, height)
     return PromptResult(
         task=prompt.task,
+        parse=prompt.parse,
         text=prompt.text,
         region=prompt.region,
         prompt=engine.ask(prompt, width, height, item.run.chunk.generation).sentence,

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 from arno_producer.cli.doctor.findings import Finding, Verdict
 from arno_shared.broker import queue_length
-from arno_shared.messages import SCHEMA_VERSION
 from arno_shared.names import DEAD_LETTERS, UNACKED, Lane
 from arno_shared.presence import workers
 from arno_shared.redis_client import RedisClient, redis_away
@@ -28,9 +27,9 @@ def check_queues(redis: RedisClient) -> Iterator[Finding]:
 
 
 def _newer_messages(redis: RedisClient) -> Iterator[Finding]:
-    """Messages of a later schema version than this one: they wait in queues of their own."""
+    """Messages that were left to newer workers: they wait in queues of their own."""
     spoken = max((seen.state.schema_version for seen in workers(redis) if seen.state and not seen.silent), default=0)
-    for version in range(SCHEMA_VERSION + 1, _NEWEST_VERSION + 1):
+    for version in range(2, _NEWEST_VERSION + 1):
         with redis_away():
             waiting = {lane: redis.llen(lane.queue_for(version)) for lane in Lane}
         if any(waiting.values()):
