@@ -90,7 +90,7 @@ def write(replica: Any, task: str, seed: int) -> Written:
         "<OD>": lambda: "".join(words(2) + locations(4) for _ in range(10)),
         "<OCR_WITH_REGION>": lambda: "".join(words(2) + locations(8) for _ in range(30)),
     }[task]()
-    ids = tuple(replica._tokenizer(f"<s>{text}</s>", add_special_tokens=False).input_ids)
+    ids = tuple(replica._processor.tokenizer(f"<s>{text}</s>", add_special_tokens=False).input_ids)
     logprobs = tuple(-rng.random() for _ in ids)
     return Written(
         task, Answer(ids, logprobs, forced=1, truncated=False), (rng.randint(300, 4000), rng.randint(300, 4000))
@@ -169,7 +169,7 @@ def measure_pixels(rounds: int) -> Table:
 def measure_answers(written: list[Written], replica: Any, rounds: int) -> dict[str, float]:
     """By stage, in microseconds."""
     engine = start_engine(WorkerSettings(engine="null"), "cpu", ObjectStore(), lambda: None)
-    processor, detokenizer = replica._processor, Detokenizer(replica._tokenizer)
+    processor, detokenizer = replica._processor, Detokenizer(replica._processor.tokenizer)
     (task,) = {one.task for one in written}
 
     def ask(one: Written) -> Any:
@@ -182,7 +182,7 @@ def measure_answers(written: list[Written], replica: Any, rounds: int) -> dict[s
         return replica.parse(one.prompt, one.answer, *one.size)
 
     def theirs(one: Written) -> Any:
-        text = replica._tokenizer.decode(one.answer.ids, skip_special_tokens=False)
+        text = replica._processor.tokenizer.decode(one.answer.ids, skip_special_tokens=False)
         return processor.post_process_generation(text=text, task=task, image_size=one.size)[task]
 
     def be_sure(one: Written) -> Any:

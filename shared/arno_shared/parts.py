@@ -67,6 +67,9 @@ def _from_columns(columns: dict[str, Any]) -> ResultRow:
     return ResultRow.model_validate(columns)
 
 
+_MODEL = ("id", "revision", "dtype", "adapter", "adapter_revision", "processor", "processor_revision")
+
+
 def _parquet_schema() -> "pa.Schema":
     import pyarrow as pa
 
@@ -98,7 +101,7 @@ def _parquet_schema() -> "pa.Schema":
         "status": text,
         "error": struct({"code": text, "message": text}),
         "prompts": pa.list_(struct(prompt)),
-        "model": struct({"id": text, "revision": text, "dtype": text}),
+        "model": struct(dict.fromkeys(_MODEL, text)),
         "generation": struct(
             {
                 "num_beams": whole,

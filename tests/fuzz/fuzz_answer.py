@@ -89,13 +89,13 @@ def replica() -> Any:
 
 
 def token_ids(text: str) -> list[int]:
-    ids: list[int] = replica()._tokenizer(text, add_special_tokens=False).input_ids
+    ids: list[int] = replica()._processor.tokenizer(text, add_special_tokens=False).input_ids
     return ids
 
 
 def _numbered(data: bytes) -> list[int]:
     """Two bytes a token, so that characters are cut in the middle as well."""
-    words = len(replica()._tokenizer)
+    words = len(replica()._processor.tokenizer)
     return [int.from_bytes(data[at : at + 2]) % words for at in range(0, len(data), 2)]
 
 

@@ -94,7 +94,7 @@ def test_a_region_of_absurd_size_is_clipped(largest: float) -> None:
 
 
 def _check_ids(sentence: str) -> None:
-    ids, tokenizer = replica().prompt_ids(sentence), replica()._tokenizer
+    ids, tokenizer = replica().prompt_ids(sentence), replica()._processor.tokenizer
     assert (ids[0], ids[-1]) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
     assert len(ids) <= replica()._max_positions - replica()._image_tokens
     assert all(0 <= id_ < len(tokenizer) for id_ in ids)

@@ -76,7 +76,7 @@ FAILED = ResultRow(
     image=ImageFacts(uri="https://host/b.png"),
     status=Status.FAILED,
     error=Failure(code="not_found", message="404"),
-    model=MODEL,
+    model=MODEL.model_copy(update={"adapter": "s3://models/mine", "adapter_revision": "sha256:12"}),
     worker="gpu0@host",
     finished_at=WHEN,
 )
@@ -128,7 +128,7 @@ def test_parquet_is_read_by_plain_pyarrow() -> None:
     assert json.loads(first["prompts"][0]["parsed"])["labels"] == ["a red car"]
     assert [prompt["confidences"] for prompt in first["prompts"]] == [[0.8125, 0.0001], [], None, None]
     assert [prompt["score"] for prompt in first["prompts"]] == [-0.2231, 0.0, None, None]
-    assert [prompt["repetitive"] for prompt in first["prompts"]] == [False, True, False]
+    assert [prompt["repetitive"] for prompt in first["prompts"]] == [False, True, False, False]
     assert first["generation"]["early_stopping"] == "true"
     assert first["finished_at"] == WHEN
     assert (second["status"], second["error"]["code"]) == ("failed", "not_found")

@@ -64,14 +64,14 @@ class WorkerMetrics:
             self._images.labels(outcome)
         for ending in ("committed", "duplicate", "dropped", "parked", "buried", "given_back", "filed"):
             self._chunks.labels(ending)
-        self._info = Gauge("arno_worker_info", "1", ["device", "model", "dtype", "version"], registry=registry)
+        self._info = Gauge("arno_worker_info", "1", ["device", "model", "adapter", "dtype", "version"], registry=registry)
 
     def exposition(self) -> bytes:
         """Everything, in Prometheus's text format."""
         return generate_latest(self.registry)
 
     def describe(self, device: str, model: ModelFacts) -> None:
-        self._info.labels(device, model.id, model.dtype, __version__).set(1)
+        self._info.labels(device, model.id, model.adapter or "", model.dtype, __version__).set(1)
 
     def watch(self, vitals: Vitals, engine: Engine, hands: Hands | None) -> None:
         """Reads from these whatever they know, each time that it is asked for."""
