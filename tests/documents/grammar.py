@@ -66,6 +66,8 @@ def _typer(app: typer.Typer) -> Callable[[list[str]], None]:
         command: Any = typer.main.get_command(app)
         while words and words[0] != "--help" and (commands := getattr(command, "commands", None)):
             name, *words = words
+            if name not in commands and (default := getattr(command, "default", None)):
+                name, words = default, [name, *words]
             if name not in commands:
                 raise Unknown(f"{name!r} is none of {', '.join(commands)}")
             command = commands[name]

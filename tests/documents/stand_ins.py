@@ -86,10 +86,12 @@ STAND_INS = (
         duckdb -c""",
         "as below",
     ),
+    StandIn("s3://models/my-finetune --json", "models/my-finetune --json", "the reader's"),
     StandIn("'s3://results/run-7/", "'run-7/", "what reads S3 is downloaded by DuckDB when it is first used"),
 )
 
 NOT_RUN = (
+    NotRun("ARNO_TEST_CHECKPOINT=", "no real checkpoint"),
     NotRun("pip install", "what is tried is the checkout"),
     NotRun("pip download", "it needs a network"),
     NotRun(
@@ -116,6 +118,8 @@ NOT_RUN = (
 
 SERVERS = (
     Server("arno-worker", r" ready\."),
+    Server("ARNO_KEY_PREFIX=invoices: ARNO_WORKER__ADAPTER", r" ready\."),
+    Server("ARNO_KEY_PREFIX=plants: ARNO_WORKER__ADAPTER", r" ready\."),
     Server("ARNO_HTTP__TOKENS", "the door is open"),
     Server(
         "arno trigger install --bucket photos",
@@ -142,6 +146,9 @@ SERVERS = (
 )
 
 PRINTS = (
+    Prints("arno model models/my-finetune", "will run it"),
+    Prints("--adapter models/my-adapter", r"lora of rank 4, 33 weights|is written"),
+    Prints("ARNO_KEY_PREFIX=plants: arno submit", "done: 4 of 4 images, not_an_image 1"),
     Prints("arno submit s3://photos/2026/", "done: 4 of 4 images, not_an_image 1"),
     Prints("arno status run-7", r"state +done"),
     Prints("arno results run-7 | head", r'"uri":"s3://photos/2026/0\.jpg".*"status":"ok"'),

@@ -18,6 +18,7 @@ import pytest
 from tests import servers
 from tests.acceptance.arno_worker import eventually
 from tests.acceptance.test_trigger import picture
+from tests.checkpoints import make_adapter, make_original
 from tests.documents.blocks import DOCUMENTS, ROOT, Command, blocks, commands, spans
 from tests.documents.shell import Shell
 from tests.documents.stand_ins import ENVIRONMENT, NOT_RUN, PRINTS, SERVERS, STAND_INS, Server, is_run, with_stand_ins
@@ -80,6 +81,10 @@ def fill_folder(folder: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"url": ["s3://photos/a.jpg"]}), folder / "list.parquet")
     (rules,) = (block.text for block in blocks("README.md") if block.language == "toml")
     (folder / "rules.toml").write_text(rules)
+    make_original(folder / "models/my-finetune")
+    shutil.copytree(folder / "models/my-finetune", folder / "models/icon-captioner")
+    (folder / "models/icon-captioner/tokenizer.json").unlink()
+    make_adapter(folder / "models/my-adapter")
     (folder / "deploy").symlink_to(ROOT / "deploy")
     shutil.copy(ROOT / ".env.example", folder)
 

@@ -32,9 +32,11 @@ _SIZES = {768: "Florence-2-base's size", 1024: "Florence-2-large's size"}
 class _FolderFirst(TyperGroup):
     """`arno model FOLDER` is `arno model show FOLDER`."""
 
+    default = "show"
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in (*self.commands, "--help"):
-            args = ["show", *args]
+            args = [self.default, *args]
         return super().parse_args(ctx, args)
 
 

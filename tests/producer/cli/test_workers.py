@@ -68,6 +68,18 @@ def test_the_table_says_what_each_worker_does(show: Callable[..., Result], produ
     assert result.stderr == ""
 
 
+def test_what_was_read_of_a_model_stands_under_the_table_once(show: Callable[..., Result], producer: Producer) -> None:
+    said = "Microsoft's original layout, float16, head tied; 3 beams, no 3-gram twice, from text_config of config.json"
+    adapter = {"adapter": "s3://models/mine", "adapter_revision": "sha256:fedcba9876543210"}
+    for name in ("gpu0@a", "gpu1@a"):
+        announce(producer.redis, worker_state(name, provenance=said, **adapter))
+    announce(producer.redis, worker_state("gpu2@a", phase="loading"))
+    result = show()
+    assert result.stderr.splitlines() == [f"arno-tiny (gpu0@a, gpu1@a): {said}"]
+    assert cells(result, "gpu0@a")[2] == "arno-tiny 0123456789ab + s3://models/mine fedcba987654 bfloat16"
+    assert json.loads(show("--json").stdout.splitlines()[0])["provenance"] == said
+
+
 @pytest.mark.parametrize(
     ("execution", "short"),
     [

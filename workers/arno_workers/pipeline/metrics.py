@@ -64,7 +64,9 @@ class WorkerMetrics:
             self._images.labels(outcome)
         for ending in ("committed", "duplicate", "dropped", "parked", "buried", "given_back", "filed"):
             self._chunks.labels(ending)
-        self._info = Gauge("arno_worker_info", "1", ["device", "model", "adapter", "dtype", "version"], registry=registry)
+        self._info = Gauge(
+            "arno_worker_info", "1", ["device", "model", "adapter", "dtype", "version"], registry=registry
+        )
 
     def exposition(self) -> bytes:
         """Everything, in Prometheus's text format."""
