@@ -73,21 +73,29 @@ class Shape:
     positions: int = 1024
     tied: bool = True
     seed: int = 0
+    channels: tuple[int, ...] = (8, 16, 16, 32)
+    heads: tuple[int, ...] = (1, 2, 2, 4)
+    depths: tuple[int, ...] = (1, 1, 2, 1)
+    text_heads: int = 4
+    inner: int = 2
 
     @property
     def vision(self) -> dict[str, Any]:
-        channels = (8, 16, 16, 32)
         return {
-            "depths": [1, 1, 2, 1],
-            "embed_dim": list(channels),
-            "num_heads": [1, 2, 2, 4],
-            "num_groups": [1, 2, 2, 4],
+            "depths": list(self.depths),
+            "embed_dim": list(self.channels),
+            "num_heads": list(self.heads),
+            "num_groups": list(self.heads),
             "window_size": 12,
             "projection_dim": self.width,
         }
 
 
 BASE, LARGE = Shape(layers=2), Shape(layers=3, width=48, positions=4096, seed=5)
+
+REAL_BASE = Shape(6, 768, 1024, True, 9, (128, 256, 512, 1024), (4, 8, 16, 32), (1, 1, 9, 1), 12, 4)
+REAL_LARGE = Shape(12, 1024, 4096, True, 9, (256, 512, 1024, 2048), (8, 16, 32, 64), (1, 1, 9, 1), 16, 4)
+"""Of the sizes that were published."""
 
 
 @cache
@@ -101,10 +109,10 @@ def model_of(shape: Shape) -> Any:
         d_model=shape.width,
         encoder_layers=shape.layers,
         decoder_layers=shape.layers,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        encoder_ffn_dim=2 * shape.width,
-        decoder_ffn_dim=2 * shape.width,
+        encoder_attention_heads=shape.text_heads,
+        decoder_attention_heads=shape.text_heads,
+        encoder_ffn_dim=shape.inner * shape.width,
+        decoder_ffn_dim=shape.inner * shape.width,
     )
     vision = Florence2VisionConfig(**shape.vision)
     config = Florence2Config(

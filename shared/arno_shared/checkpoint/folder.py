@@ -38,7 +38,7 @@ class Folder(Protocol):
         ...
 
     def open(self, name: str) -> IO[bytes]:
-        """To read and seek in. Raises ModelUnusable, OSError."""
+        """To read and seek in. Raises ModelUnusable."""
         ...
 
 
@@ -55,7 +55,10 @@ class LocalFolder:
         self.names = [*self.sizes, *(file.relative_to(path).as_posix() for file in saved)]
 
     def open(self, name: str) -> IO[bytes]:
-        return (self.path / name).open("rb")
+        try:
+            return (self.path / name).open("rb")
+        except OSError as error:
+            raise ModelUnusable(f"{name} cannot be read: {error.strerror}") from error
 
 
 class StoredFolder:

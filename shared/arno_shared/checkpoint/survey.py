@@ -38,7 +38,7 @@ from arno_shared.checkpoint.shapes import COPIES, HEAD, VOCABULARY, Shape, expec
 from arno_shared.checkpoint.vocabulary import Vocabulary, has_tokenizer, read_vocabulary
 from arno_shared.errors import ModelUnusable
 
-_FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
 
 class Layout(StrEnum):

@@ -19,6 +19,8 @@ from tests.checkpoints import (
     BASE,
     IMAGE_TOKENS,
     LARGE,
+    REAL_BASE,
+    REAL_LARGE,
     RULES,
     Shape,
     change_json,
@@ -84,6 +86,13 @@ def test_an_original_answers_as_transformers_does(
     for seed in (0, 1):
         asked = Prompt.model_validate(prompt)
         assert answer(replica, asked, picture(seed)) == expected(model_of(shape), sentence, picture(seed))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("shape", [REAL_BASE, REAL_LARGE], ids=["base", "large"])
+def test_originals_of_the_published_sizes_answer_as_transformers_does(tmp_path: Path, shape: Shape) -> None:
+    folder = make_original(tmp_path / "model", shape)
+    assert answer(replica_of(folder), CAPTION, picture()) == expected(model_of(shape), CAPTION, picture())
 
 
 @pytest.mark.parametrize(

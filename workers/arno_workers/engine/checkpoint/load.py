@@ -79,7 +79,7 @@ def load_checkpoint(sources: Sources) -> Checkpoint:
     except ModelUnusable as error:
         raise seen.unusable(str(error)) from error
     except Exception as error:
-        raise seen.unusable(f"it cannot be loaded: {error}") from error
+        raise seen.unusable(f"it cannot be loaded: {' '.join(str(error).split())}") from error
     log.info("checkpoint read", model=folder.name, files=list(seen.weights), said=checkpoint.provenance)
     return checkpoint
 
