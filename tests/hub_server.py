@@ -27,6 +27,12 @@ class HubServer:
         """Lists are for everyone, files for nobody."""
         self.breaks: dict[str, int] = {}
         """By file: how often half of what is asked for is sent, and no more."""
+        self.wrong: set[str] = set()
+        """Files of which other bytes are sent than are listed, as many."""
+        self.busy: dict[str, int] = {}
+        """By file: how often it is answered 503."""
+        self.expired: dict[str, int] = {}
+        """By file: how often the signed address of another server, to which this one leads, is refused there."""
         self.status = 0
         """The answer to everything."""
         self.requests: list[Request] = []
@@ -52,6 +58,13 @@ class HubServer:
         ]
 
 
+def _lfs(file: str, data: bytes) -> dict[str, object]:
+    """What is said of large files."""
+    if not file.endswith((".safetensors", ".bin")):
+        return {}
+    return {"lfs": {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "pointerSize": 134}}
+
+
 def _handler_of(hub: HubServer) -> type[BaseHTTPRequestHandler]:
     lock = Lock()
 
@@ -72,6 +85,8 @@ def _handler_of(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             given = self.headers["Authorization"]
             if hub.status:
                 self._send(hub.status)
+            elif path.startswith("/signed/"):
+                self._signed(path.removeprefix("/signed/"))
             elif not path.startswith((api, file)):
                 self._send(404, {"X-Error-Code": "RepoNotFound"})
             elif hub.token and given is None:
@@ -94,7 +109,8 @@ def _handler_of(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                 ]
             else:
                 siblings = [
-                    {"rfilename": file, "size": len(data), "blobId": blobs[file]} for file, data in hub.files.items()
+                    {"rfilename": file, "size": len(data), "blobId": blobs[file], **_lfs(file, data)}
+                    for file, data in hub.files.items()
                 ]
                 found = {"id": hub.name, "sha": hub.commit, "siblings": siblings}
             self._send(200, {"Content-Type": "application/json"}, json.dumps(found).encode())
@@ -108,6 +124,13 @@ def _handler_of(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             if file not in hub.files:
                 self._send(404, {"X-Error-Code": "EntryNotFound"})
                 return
+            if self.command == "GET" and hub.busy.get(file, 0) > 0:
+                hub.busy[file] -= 1
+                self._send(503)
+                return
+            if self.command == "GET" and file in hub.expired:
+                self._send(302, {"Location": f"http://localhost:{self.server.server_address[1]}/signed/{file}"})
+                return
             data = hub.files[file]
             digest = hashlib.sha256(data).hexdigest()
             headers = {"X-Repo-Commit": hub.commit, "ETag": f'"{digest}"', "X-Linked-Size": str(len(data))}
@@ -118,8 +141,15 @@ def _handler_of(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                 broken = self.command == "GET" and hub.breaks.get(file, 0) > 0
                 if broken:
                     hub.breaks[file] -= 1
-            rest = data[start:]
+            rest = bytes(len(data) - start) if file in hub.wrong else data[start:]
             self._send(206 if start else 200, headers, rest, len(rest) // 2 if broken else None)
+
+        def _signed(self, file: str) -> None:
+            hub.expired[file] -= 1
+            if hub.expired[file] >= 0:
+                self._send(403)
+            else:
+                self._send(200, {}, hub.files[file])
 
         def _known(self, revision: str) -> bool:
             known = revision in (hub.commit, *hub.branches)

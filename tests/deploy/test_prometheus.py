@@ -27,7 +27,7 @@ ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
 
 LABELS = {
     *("outcome", "code", "task", "stage", "kind", "lane", "phase", "what", "source", "method", "route", "status", "le"),
-    *("device", "model", "dtype", "version"),
+    *("device", "model", "adapter", "dtype", "version"),
 }
 """All that any metric has: each has as many values as the code says, however much work there is."""
 

@@ -14,7 +14,7 @@ from arno_producer.cli.terminal import JsonOption, emit, say, show_table
 from arno_shared.errors import InvalidRequest, MissingExtra
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from arno_shared.checkpoint.adapter import Adapter
     from arno_shared.checkpoint.survey import Survey
@@ -72,8 +72,8 @@ def show(
     if ADAPTER_CONFIG in named.sizes and CONFIG not in named.sizes:
         facts, is_sound = list(_facts_of_adapter(read_adapter(named))), True
     else:
-        found = look_at(named, processor, adapter, store)
-        facts, is_sound = list(_facts(found)), not found.problems
+        found, unseen = look_at(named, processor, adapter, store)
+        facts, is_sound = list(_facts(found, unseen)), not found.problems
     if json_lines:
         emit(json.dumps(dict(facts), ensure_ascii=False))
     else:
@@ -106,7 +106,7 @@ def convert(
     say(f"{folder} is written")
 
 
-def _facts(found: "Survey") -> "Iterator[tuple[str, str]]":
+def _facts(found: "Survey", unseen: "Sequence[str]") -> "Iterator[tuple[str, str]]":
     yield "folder", found.folder.name
     yield "is", found.kind
     if found.tensors:
@@ -122,6 +122,8 @@ def _facts(found: "Survey") -> "Iterator[tuple[str, str]]":
         yield "adapter", str(found.adapter)
     if found.vocabulary:
         yield "prompts", _prompts(found)
+    if unseen:
+        yield "not seen", f"{', '.join(unseen)}: on the hub, and arno model downloads nothing"
     yield "Arno", "will not run it" if found.problems else "will run it"
     for problem in found.problems:
         yield "to mend", problem

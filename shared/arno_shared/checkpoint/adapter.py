@@ -8,17 +8,23 @@ trained on, Microsoft's or transformers'.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import sqrt
+from math import isfinite, sqrt
 from typing import Any
 
 from arno_shared.checkpoint.files import ADAPTER_CONFIG, adapter_files
 from arno_shared.checkpoint.folder import Folder, read_json
-from arno_shared.checkpoint.headers import TensorHeader, tensor_headers
+from arno_shared.checkpoint.headers import FLOATS, TensorHeader, tensor_headers
 from arno_shared.checkpoint.original import native_name
+from arno_shared.checkpoint.shapes import COPIES, VOCABULARY
 from arno_shared.errors import ModelUnusable
 
 _PREFIX = "base_model.model."
-_FACTOR = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
+_FACTOR = re.compile(r"(.+)\.lora_([AB])(?:\.[^.]+)?\.weight")
+_BASE = ".base_layer.weight"
+"""How the name of a weight ends that PEFT saves whole beside its factors, as it does with the head's."""
+
+_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
+"""What factors may have begun as. Others (PiSSA, OLoRA, CorDA, LoftQ) change the base when training starts."""
 
 _NOT_MERGED = {
     "use_dora": "DoRA",
@@ -46,6 +52,13 @@ class Factors:
     up: str
     """B's: outputs × rank."""
     scale: float
+    base: str | None = None
+    """What it is added to, where the adapter's file has that, too."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """In the adapter's file."""
+        return (self.down, self.up, self.base) if self.base else (self.down, self.up)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +79,9 @@ class Adapter:
             wanted, made = shapes.get(one.weight), (up[0], down[1])
             if wanted is None:
                 return f"the adapter's {one.down} is for {one.weight}, which the model has not: {self._made_for}"
-            if wanted != made:
+            if one.weight in (VOCABULARY, *COPIES):
+                return f"the adapter's {one.down} adapts the vocabulary, which is not supported"
+            if wanted != made or (one.base and wanted != self.headers[one.base].shape):
                 return f"the adapter's {one.down} is for a weight of {made}, the model's is {wanted}: {self._made_for}"
         return None
 
@@ -120,20 +135,39 @@ def _refuse_other_kinds(config: Mapping[str, Any]) -> None:
     for field, name in _NOT_MERGED.items():
         if config.get(field):
             raise ModelUnusable(f"the adapter uses {name}, which is not supported ({field} in {ADAPTER_CONFIG})")
-    if (bias := config.get("bias", "none")) != "none":
+    if (start := config.get("init_lora_weights")) not in _STARTS:
+        raise ModelUnusable(
+            f"the adapter began as {start!r}, which changes the base as well, and is not supported "
+            f"(init_lora_weights in {ADAPTER_CONFIG}); PEFT converts it when it saves"
+        )
+    if (bias := config.get("bias") or "none") != "none":
         raise ModelUnusable(f"the adapter trains biases, which is not supported (bias={bias!r} in {ADAPTER_CONFIG})")
 
 
 def _factors(headers: Mapping[str, TensorHeader], config: Mapping[str, Any]) -> list[Factors]:
     pairs: dict[str, dict[str, str]] = {}
+    whole = {name.removesuffix(_BASE): name for name in headers if name.endswith(_BASE)}
     for name, header in headers.items():
+        if header.dtype not in FLOATS:
+            raise ModelUnusable(
+                f"the adapter's {name} holds numbers of the type {header.dtype}; only floats are supported"
+            )
+        if name.removesuffix(_BASE) in whole:
+            continue
         factor = _FACTOR.fullmatch(name)
         if factor is None:
             raise ModelUnusable(f"the adapter holds {name}, which is no factor of a linear layer: {_kind(name)}")
         if len(header.shape) != 2:
             raise ModelUnusable(f"the adapter's {name} has {len(header.shape)} dimensions; only 2 are supported")
-        pairs.setdefault(factor[1].removeprefix(_PREFIX), {})[factor[2]] = name
-    return [_pair(module, pairs[module], headers, config) for module in sorted(pairs)]
+        if other := pairs.setdefault(factor[1], {}).get(factor[2]):
+            raise ModelUnusable(f"the adapter holds {other} and {name}: several adapters in one file are not supported")
+        pairs[factor[1]][factor[2]] = name
+    if alone := sorted(whole.keys() - pairs.keys()):
+        raise ModelUnusable(f"the adapter holds {whole[alone[0]]}, and no factors for it")
+    found = [_pair(module, pairs[module], whole.get(module), headers, config) for module in sorted(pairs)]
+    if twice := next((one for one in found if sum(one.weight == other.weight for other in found) > 1), None):
+        raise ModelUnusable(f"the adapter adapts {twice.weight} twice, under names of two layouts")
+    return found
 
 
 def _kind(name: str) -> str:
@@ -148,16 +182,20 @@ def _kind(name: str) -> str:
 
 
 def _pair(
-    module: str,
+    path: str,
     names: Mapping[str, str],
+    base: str | None,
     headers: Mapping[str, TensorHeader],
     config: Mapping[str, Any],
 ) -> Factors:
     if len(names) != 2:
         (name,) = names.values()
         raise ModelUnusable(f"the adapter holds {name} without its other factor")
-    rank = _by_pattern(module, config.get("rank_pattern"), config.get("r"))
-    alpha = _by_pattern(module, config.get("alpha_pattern"), config.get("lora_alpha"))
+    module = path.removeprefix(_PREFIX)
+    rank = _number("r", _by_pattern(module, config.get("rank_pattern"), config.get("r")))
+    alpha = _number("lora_alpha", _by_pattern(module, config.get("alpha_pattern"), config.get("lora_alpha")))
+    if rank <= 0:
+        raise ModelUnusable(f"{ADAPTER_CONFIG} says {rank!r} where r needs a positive number")
     found = headers[names["A"]].shape[0], headers[names["B"]].shape[1]
     if found != (rank, rank):
         raise ModelUnusable(f"the adapter's {names['A']} has rank {found[0]}, and {ADAPTER_CONFIG} says {rank}")
@@ -166,21 +204,22 @@ def _pair(
         down=names["A"],
         up=names["B"],
         scale=alpha / (sqrt(rank) if config.get("use_rslora") else rank),
+        base=base,
     )
 
 
-def _by_pattern(module: str, patterns: Any, default: Any) -> float:
+def _by_pattern(module: str, patterns: Any, default: Any) -> Any:
     """As PEFT finds it: the first pattern that the end of the module's name matches counts."""
     try:
         for pattern, value in (patterns or {}).items():
             if re.match(rf"(.*\.)?({pattern})$", module):
-                return _positive(value, pattern)
+                return value
     except (re.error, AttributeError) as error:
         raise ModelUnusable(f"{ADAPTER_CONFIG} has a pattern that is none: {error}") from None
-    return _positive(default, "r and lora_alpha")
+    return default
 
 
-def _positive(value: Any, name: str) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
-        raise ModelUnusable(f"{ADAPTER_CONFIG} says {value!r} where {name} needs a positive number")
+def _number(name: str, value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not isfinite(value):
+        raise ModelUnusable(f"{ADAPTER_CONFIG} says {value!r} where {name} needs a number")
     return value

@@ -27,6 +27,7 @@ _OTHER_WEIGHTS = {".gguf", ".onnx", ".safetensors", ".bin", ".pt", ".pth", ".ckp
 _NOT_WEIGHTS = {"training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt"}
 _KINDS = {
     Wanted.MODEL: "a model's folder",
+    Wanted.WEIGHTS: "a model's folder",
     Wanted.ADAPTER: "a LoRA adapter's folder",
     Wanted.PROCESSOR: "a processor's folder",
 }

@@ -18,6 +18,9 @@ _LENGTH_BYTES = 8
 _MOST_HEADER_BYTES = 100_000_000
 """As safetensors' own reader has it."""
 
+FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+"""Types of numbers that weights may be stored in."""
+
 _STORAGES = {"FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16", "DoubleStorage": "F64"}
 
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from arno_shared.checkpoint.config import part_of, plain_config
 from arno_shared.errors import ModelUnusable
 
 FINAL_LOGITS_BIAS = "language_model.final_logits_bias"
@@ -58,18 +59,7 @@ _ORIGINAL_NAMES: tuple[tuple[str, str], ...] = (
 )
 """The way back, one after the other."""
 
-_TEXT_FIELDS = (
-    *("vocab_size", "max_position_embeddings", "d_model", "activation_function", "scale_embedding", "init_std"),
-    *("encoder_layers", "encoder_ffn_dim", "encoder_attention_heads", "encoder_layerdrop"),
-    *("decoder_layers", "decoder_ffn_dim", "decoder_attention_heads", "decoder_layerdrop"),
-    *("dropout", "attention_dropout", "activation_dropout", "classifier_dropout", "use_cache"),
-    *("bos_token_id", "pad_token_id", "eos_token_id", "decoder_start_token_id", "forced_eos_token_id"),
-)
-_VISION_FIELDS = (
-    *("depths", "patch_size", "patch_stride", "patch_padding", "patch_prenorm"),
-    *("num_heads", "num_groups", "window_size", "drop_path_rate", "projection_dim"),
-)
-_VISION_DEFAULTS: Mapping[str, Any] = {
+_VISION_DEFAULTS: dict[str, Any] = {
     "dim_embed": [256, 512, 1024, 2048],
     "num_heads": [8, 16, 32, 64],
     "num_groups": [8, 16, 32, 64],
@@ -116,34 +106,26 @@ def original_name(native: str) -> str:
 
 def native_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """transformers' `config.json` of an original one. Raises ModelUnusable for a kind that transformers has not."""
-    vision, text = {**_VISION_DEFAULTS, **(config.get("vision_config") or {})}, config.get("text_config") or {}
+    vision = _VISION_DEFAULTS | part_of(config, "vision_config")
     _refuse_other_kinds(vision)
-    native_vision = {name: vision[name] for name in _VISION_FIELDS if name in vision}
-    native_vision |= {
-        "model_type": "florence_vision",
+    renamed = {
         "embed_dim": vision["dim_embed"],
         "max_position_embeddings": vision["image_pos_embed"].get("max_pos_embeddings", 50),
         "max_temporal_embeddings": vision["visual_temporal_embedding"].get("max_temporal_embeddings", 100),
     }
-    native_text = {"vocab_size": VOCABULARY_ROWS} | {name: text[name] for name in _TEXT_FIELDS if name in text}
-    return {
-        "architectures": ["Florence2ForConditionalGeneration"],
-        "model_type": "florence2",
-        "is_encoder_decoder": True,
-        "vision_config": native_vision,
-        # Whether the head is tied is said above it: this is of BART's own, which shares its embeddings.
-        "text_config": native_text | {"model_type": "bart", "is_encoder_decoder": True, "tie_word_embeddings": True},
-    }
+    return plain_config(vision | renamed, {"vocab_size": VOCABULARY_ROWS} | part_of(config, "text_config"))
 
 
 def _refuse_other_kinds(vision: Mapping[str, Any]) -> None:
     for field, wanted in (("visual_temporal_embedding", "COSINE"), ("image_pos_embed", "learned_abs_2d")):
         found = vision.get(field)
-        kind = found.get("type") if isinstance(found, Mapping) else found
-        if kind != wanted:
-            raise ModelUnusable(f"config.json: vision_config.{field} is {kind!r}, and only {wanted} is supported")
+        if not isinstance(found, Mapping) or found.get("type") != wanted:
+            kind = found.get("type") if isinstance(found, Mapping) else found
+            raise ModelUnusable(
+                f"config.json: vision_config.{field} is {kind!r}, and only an object of type {wanted} is supported"
+            )
     pooling = vision.get("image_feature_source", _POOLING)
-    if list(pooling) != _POOLING:
+    if pooling != _POOLING:
         raise ModelUnusable(
             f"config.json: vision_config.image_feature_source is {pooling!r}, and only {_POOLING} is supported"
         )

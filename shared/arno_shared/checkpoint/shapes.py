@@ -25,6 +25,8 @@ VISION_DEFAULTS: Mapping[str, Any] = {
     "embed_dim": [128, 256, 512, 1024],
     "mlp_ratio": 4.0,
     "qkv_bias": True,
+    "num_heads": [4, 8, 16, 32],
+    "num_groups": [4, 8, 16, 32],
     "projection_dim": 1024,
     "max_temporal_embeddings": 100,
     "max_position_embeddings": 50,
@@ -35,6 +37,8 @@ _TEXT_DEFAULTS: Mapping[str, Any] = {
     "d_model": 1024,
     "encoder_layers": 12,
     "encoder_ffn_dim": 4096,
+    "encoder_attention_heads": 16,
+    "decoder_attention_heads": 16,
     "decoder_layers": 12,
     "decoder_ffn_dim": 4096,
 }
@@ -47,6 +51,7 @@ def expected_shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
         shapes = dict([*_vision(vision_of(config)), *_projector(vision_of(config)), *_text(text_of(config))])
         if not all(isinstance(side, int) and side > 0 for shape in shapes.values() for side in shape):
             raise ValueError("a size is not a positive number")
+        _check_heads(vision_of(config), text_of(config))
         return shapes
     except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
         raise ModelUnusable(f"config.json cannot be made sense of: {type(error).__name__}: {error}") from None
@@ -62,12 +67,31 @@ def text_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def image_tokens(config: Mapping[str, Any], height_px: int, width_px: int) -> int:
     """Tokens that a picture becomes: the map's places, and their mean."""
+    height, width = map_size(config, height_px, width_px)
+    return height * width + 1
+
+
+def map_size(config: Mapping[str, Any], height_px: int, width_px: int) -> tuple[int, int]:
+    """Of what the vision tower makes of a picture."""
     vision = vision_of(config)
     for kernel, stride, padding in zip(
         vision["patch_size"], vision["patch_stride"], vision["patch_padding"], strict=False
     ):
         height_px, width_px = (1 + (side + 2 * padding - kernel) // stride for side in (height_px, width_px))
-    return height_px * width_px + 1
+    return height_px, width_px
+
+
+def _check_heads(vision: Mapping[str, Any], text: Mapping[str, Any]) -> None:
+    """Raises ValueError."""
+    of_text = [(text["d_model"], text["encoder_attention_heads"]), (text["d_model"], text["decoder_attention_heads"])]
+    of_vision = [
+        (width, parts)
+        for name in ("num_heads", "num_groups")
+        for width, parts in zip(vision["embed_dim"], vision[name], strict=True)
+    ]
+    for width, parts in (*of_text, *of_vision):
+        if width % parts:
+            raise ValueError(f"a width of {width} cannot be split among {parts} heads or groups")
 
 
 def _vision(vision: Mapping[str, Any]) -> Iterator[tuple[str, Shape]]:

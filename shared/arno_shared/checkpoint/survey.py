@@ -11,6 +11,7 @@ from math import prod
 from typing import Any
 
 from arno_shared.checkpoint.adapter import Adapter
+from arno_shared.checkpoint.config import part_of, plain_config
 from arno_shared.checkpoint.contents import Contents, lack_of
 from arno_shared.checkpoint.files import (
     ADAPTER_CONFIG,
@@ -24,7 +25,7 @@ from arno_shared.checkpoint.files import (
 )
 from arno_shared.checkpoint.folder import Folder, read_json
 from arno_shared.checkpoint.generation import StatedRules, stated_rules
-from arno_shared.checkpoint.headers import TensorHeader, tensor_headers
+from arno_shared.checkpoint.headers import FLOATS, TensorHeader, tensor_headers
 from arno_shared.checkpoint.original import (
     FINAL_LOGITS_BIAS,
     TRANSPOSED,
@@ -34,11 +35,9 @@ from arno_shared.checkpoint.original import (
     native_name,
     original_name,
 )
-from arno_shared.checkpoint.shapes import COPIES, HEAD, VOCABULARY, Shape, expected_shapes, image_tokens
+from arno_shared.checkpoint.shapes import COPIES, HEAD, VOCABULARY, Shape, expected_shapes, map_size, vision_of
 from arno_shared.checkpoint.vocabulary import Vocabulary, has_tokenizer, read_vocabulary
 from arno_shared.errors import ModelUnusable
-
-_FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
 
 class Layout(StrEnum):
@@ -58,6 +57,8 @@ class Survey:
     layout: Layout | None = None
     config: dict[str, Any] = field(default_factory=dict)
     """In transformers' form, whatever the layout."""
+    says_untied: bool = False
+    """The configuration says that there is a head beside the vocabulary's matrix."""
     weights: tuple[str, ...] = ()
     tensors: Mapping[str, TensorHeader] = field(default_factory=dict)
     """By their names in the files."""
@@ -95,14 +96,21 @@ class Survey:
         return ModelUnusable(f"{self.folder.name}: {problem}; this seems to be {self.kind}")
 
 
-def survey(folder: Folder, processor: Folder | None = None, adapter: Adapter | None = None) -> Survey:
-    """Looks at all that can be looked at; what is wrong with it becomes `problems`."""
+def survey(
+    folder: Folder, processor: Folder | None = None, adapter: Adapter | None = None, *, sees_processor: bool = True
+) -> Survey:
+    """Looks at all that can be looked at; what is wrong with it becomes `problems`. `sees_processor`: tokenizer and
+    image processor lie here, and not where they cannot be seen."""
     found = Survey(folder, processor or folder, "no model", adapter=adapter)
-    for look in (_look_at_config, _look_at_tensors, _look_at_vocabulary, _look_at_rules, _look_at_images):
+    of_processor = (_look_at_vocabulary, _look_at_rules, _look_at_images) if sees_processor else ()
+    for look in (_look_at_config, _look_at_tensors, *of_processor):
         try:
             found.problems += look(found)
         except ModelUnusable as error:
             found.problems.append(str(error))
+        except (TypeError, ValueError, KeyError, AttributeError, IndexError, ArithmeticError) as error:
+            # Of settings of kinds that nobody foresaw.
+            found.problems.append(f"its settings cannot be made sense of ({type(error).__name__}: {error})")
     if adapter is not None and found.shapes and (misfit := adapter.misfit(found.shapes)):
         found.problems.append(misfit)
     return found
@@ -122,13 +130,15 @@ def _look_at_config(found: Survey) -> Iterator[str]:
         return
     if lack:
         yield lack
-    if (quantized := config.get("quantization_config")) is not None:
+    if quantized := config.get("quantization_config"):
         method = quantized.get("quant_method", "") if isinstance(quantized, Mapping) else ""
         yield f"its weights are quantized ({method or 'quantization_config'}), which is not supported"
     is_original = is_original_config(config)
     found.layout = Layout.ORIGINAL if is_original else Layout.NATIVE
     found.kind = f"a Florence-2 in {found.layout}"
-    found.config = native_config(config) if is_original else config
+    parts = part_of(config, "vision_config"), part_of(config, "text_config")
+    found.config = native_config(config) if is_original else plain_config(*parts)
+    found.says_untied = config.get("tie_word_embeddings") is False
     found.shapes = expected_shapes(found.config)
 
 
@@ -148,10 +158,11 @@ def _look_at_tensors(found: Survey) -> Iterator[str]:
 
 def _misfits(found: Survey) -> Iterator[str]:
     shapes = _shapes_in_native(found.tensors)
-    # A head that is tied need not be there, nor the matrix that it is tied to where it is.
-    copies = {VOCABULARY, HEAD, *COPIES}
-    optional = copies if shapes.keys() & copies else copies - {VOCABULARY}
-    missing = [name for name in found.shapes if name not in shapes and name not in optional]
+    if len(shapes) < len(found.tensors) - (FINAL_LOGITS_BIAS in found.tensors):
+        names = Counter(map(native_name, found.tensors))
+        twice = [name for name in found.tensors if names[native_name(name)] > 1]
+        yield f"it holds one tensor under two names, {' and '.join(twice[:2])}"
+    missing = [name for name in found.shapes if name not in shapes and name not in _optional(found, shapes)]
     if not shapes.keys() & found.shapes.keys():
         yield f"none of its tensors has a name of Florence-2's; the first is {next(iter(found.tensors), 'none')}"
         return
@@ -167,9 +178,16 @@ def _misfits(found: Survey) -> Iterator[str]:
             yield f"{found.in_file(name)} is {_by(shape)}, where {CONFIG} says {_by(expected[name])}"
             break
     for name, tensor in found.tensors.items():
-        if tensor.dtype not in _FLOATS:
+        if tensor.dtype not in FLOATS:
             yield f"{name} holds numbers of the type {tensor.dtype}, as quantized weights do; only floats are supported"
             break
+
+
+def _optional(found: Survey, shapes: Mapping[str, Shape]) -> set[str]:
+    """A head that is tied need not be there, nor the matrix that it is tied to where the head is."""
+    if shapes.keys() & {VOCABULARY, *COPIES}:
+        return {VOCABULARY} if found.says_untied else {VOCABULARY, HEAD}
+    return {VOCABULARY} if HEAD in shapes and not found.says_untied else set()
 
 
 def _shapes_in_native(tensors: Mapping[str, TensorHeader]) -> dict[str, Shape]:
@@ -197,11 +215,12 @@ def _look_at_vocabulary(found: Survey) -> Iterator[str]:
     if not {IMAGE_PROCESSOR, PROCESSOR} & names.keys():
         lacks.append(IMAGE_PROCESSOR)
     if lacks:
-        if found.processor is found.folder:
+        is_elsewhere = found.processor is not found.folder
+        if not is_elsewhere:
             found.kind = f"the weights alone of {found.kind}"
         yield (
-            f"it lacks {' and '.join(lacks)}: {Wanted.PROCESSOR.setting} names the folder or hub id that these come "
-            "from, for example the model that it was fine-tuned from"
+            f"{found.processor.name if is_elsewhere else 'it'} lacks {' and '.join(lacks)}: {Wanted.PROCESSOR.setting} "
+            "names the folder or hub id that these come from, for example the model that it was fine-tuned from"
         )
     if not has_tokenizer(names):
         return
@@ -217,22 +236,32 @@ def _look_at_rules(found: Survey) -> Iterator[str]:
     config = read_json(found.folder, CONFIG)
     is_original = found.layout is Layout.ORIGINAL
     found.rules = stated_rules(found.folder, config, found.vocabulary, is_original=is_original)
-    if unsupported := found.rules.unsupported:
-        yield unsupported
+    if unusable := found.rules.unusable(found.shapes[VOCABULARY][0]):
+        yield unusable
 
 
 def _look_at_images(found: Survey) -> Iterator[str]:
-    """Whether the picture becomes as many tokens as the processor says."""
+    """Whether pictures become what the model takes."""
     if not found.shapes or not {IMAGE_PROCESSOR, PROCESSOR} & found.processor.sizes.keys():
         return
     said = image_settings(found.processor)
     size, stated = said.get("size"), said.get("image_seq_length")
-    if not isinstance(size, Mapping) or not {"height", "width"} <= size.keys():
+    sides: list[Any] = [size.get(side) for side in ("height", "width")] if isinstance(size, Mapping) else []
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
         yield f"the image processor must resize to a height and a width; its size is {size!r}"
         return
-    tokens = image_tokens(found.config, size["height"], size["width"])
+    if not said.get("do_resize", True):
+        yield "the image processor does not resize, and the model takes pictures of one size"
+    if said.get("do_center_crop", True) and said.get("crop_size") != size:
+        crop = said.get("crop_size")
+        yield f"the image processor crops pictures (do_center_crop, to {crop!r}), which is not supported"
+    height, width = map_size(found.config, *sides)
+    places = vision_of(found.config)["max_position_embeddings"]
+    if not 0 < max(height, width) <= places:
+        yield f"of a picture of {sides[0]} × {sides[1]} pixels {height} × {width} places are made; there are {places}"
+    tokens = height * width + 1
     if stated is not None and stated != tokens:
-        yield f"the image processor says that a picture is {stated} tokens; of {CONFIG} it is {tokens}"
+        yield f"the image processor says that a picture is {stated!r} tokens; of {CONFIG} it is {tokens}"
 
 
 def image_settings(processor: Folder) -> dict[str, Any]:

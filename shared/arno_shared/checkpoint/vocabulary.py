@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from arno_shared.checkpoint.files import TOKENIZER
+from arno_shared.checkpoint.files import TOKENIZER, TOKENIZER_CONFIG
 from arno_shared.checkpoint.folder import Folder, read_json
 from arno_shared.errors import ModelUnusable
 from arno_shared.prompts import LOCATION_BINS
@@ -28,7 +28,8 @@ _ROWS = 51_289
 """BART's vocabulary and Florence-2's own tokens."""
 _FIRST_LOCATION_ID, _LAST_ID = 50_269, 51_288
 _MOST_SPARE_ROWS = 128
-"""Matrices are made a little larger than the vocabulary, to a multiple of 64 or 128."""
+_ROUND_ROWS = 8
+"""Matrices are made a little larger than the vocabulary, to a multiple of 8, 64 or 128."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,8 @@ class Vocabulary:
         """Why weights with so many rows were made for another tokenizer; None when they fit."""
         ids = {token: number for token, number in self.ids.items() if token != IMAGE}
         tokens = max(ids.values()) + 1
-        if not tokens <= rows <= tokens + _MOST_SPARE_ROWS:
+        is_round = tokens < rows <= tokens + _MOST_SPARE_ROWS and rows % _ROUND_ROWS == 0
+        if rows not in (tokens, max(self.ids.values()) + 1) and not is_round:
             return f"the tokenizer has {tokens:,} tokens, and the weights have rows for {rows:,}"
         first = ids["<loc_0>"]
         if any(ids[f"<loc_{place}>"] != first + place for place in range(LOCATION_BINS)):
@@ -69,6 +71,7 @@ def has_tokenizer(names: Mapping[str, Any]) -> bool:
 def read_vocabulary(folder: Folder) -> Vocabulary:
     """Raises ModelUnusable when the tokenizer cannot be read, or is of another kind than Florence-2's."""
     ids = _tokenizer_json(folder) if TOKENIZER in folder.sizes else _vocab_json(folder)
+    ids |= {token: number for token, number in _added_in_config(folder).items() if token not in ids}
     if lacking := [token for token in (BEGIN, PAD, END) if token not in ids]:
         raise ModelUnusable(f"the tokenizer is not BART's, which Florence-2 speaks: it has no {lacking[0]}")
     appended = [token for token in OWN_TOKENS if token not in ids]
@@ -83,6 +86,19 @@ def _tokenizer_json(folder: Folder) -> dict[str, int]:
         return ids | {str(added["content"]): int(added["id"]) for added in tokenizer.get("added_tokens") or ()}
     except (KeyError, TypeError, ValueError, AttributeError):
         raise ModelUnusable(f"{TOKENIZER} holds no vocabulary of the kind that BART has") from None
+
+
+def _added_in_config(folder: Folder) -> dict[str, int]:
+    """Where transformers before version 5 keeps them."""
+    if TOKENIZER_CONFIG not in folder.sizes:
+        return {}
+    try:
+        added = read_json(folder, TOKENIZER_CONFIG).get("added_tokens_decoder") or {}
+        return {str(token["content"]): int(number) for number, token in added.items()}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise ModelUnusable(
+            f"{TOKENIZER_CONFIG} has added_tokens_decoder of a kind that transformers has not"
+        ) from None
 
 
 def _vocab_json(folder: Folder) -> dict[str, int]:

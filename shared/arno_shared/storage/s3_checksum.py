@@ -13,7 +13,9 @@ _MD5 = re.compile(r"[0-9a-f]{32}(?:-(?P<parts>[1-9]\d{0,4}))?")
 
 def of_whole_object(head: Mapping[str, Any]) -> Checksum | None:
     """The strongest one in what HEAD answers, of those that are of the whole object rather than of its parts."""
-    if head.get("ChecksumType") == "COMPOSITE":
+    kind_of = head.get("ChecksumType")
+    # Of what was uploaded in parts, a checksum of which nothing is said may be of the parts' checksums.
+    if kind_of == "COMPOSITE" or (kind_of is None and "-" in str(head.get("ETag", ""))):
         return None
     for field, kind in (("ChecksumSHA256", "sha256"), ("ChecksumSHA1", "sha1"), ("ChecksumCRC32", "crc32")):
         value = str(head.get(field, ""))

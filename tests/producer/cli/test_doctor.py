@@ -1,5 +1,6 @@
 """`arno doctor`: what it sees of a sound house, and what it says of each fault."""
 
+import json
 import re
 import tomllib
 from collections.abc import Callable, Iterator
@@ -402,6 +403,26 @@ def test_a_model_with_an_adapter_and_a_processor(tmp_path: Path) -> None:
     refused = model(str(folder), processor=processor, adapter=adapter)
     assert refused.verdict is Verdict.FAILED
     assert "uses DoRA" in refused.says
+
+
+def test_what_lies_on_the_hub_is_noted_and_the_rest_is_looked_at(tmp_path: Path) -> None:
+    folder, adapter = make_original(tmp_path / "model"), make_adapter(tmp_path / "adapter", use_dora=True)
+    (folder / "tokenizer.json").unlink()
+    noted = model(str(folder), processor=Path("owner/base"), adapter=Path("owner/adapter"))
+    assert noted.verdict is Verdict.NOTE
+    assert "owner/base and owner/adapter cannot be checked from here" in noted.says
+    assert model("owner/base").verdict is Verdict.NOTE
+    refused = model("owner/base", adapter=adapter)
+    assert (refused.verdict, "uses DoRA" in refused.says) == (Verdict.FAILED, True)
+
+
+def test_a_greedy_model_is_noted(tmp_path: Path) -> None:
+    folder = make_original(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["num_beams"] = 1
+    (folder / "config.json").write_text(json.dumps(config))
+    assert model(str(folder)).verdict is Verdict.NOTE
+    assert "greedy" in model(str(folder)).says
 
 
 def test_a_model_in_a_bucket(bucket: str, tmp_path: Path) -> None:

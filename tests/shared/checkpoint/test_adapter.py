@@ -79,11 +79,14 @@ def test_names_may_be_transformers_own_and_hold_the_adapter_s(tmp_path: Path) ->
         ({"modules_to_save": ["lm_head"]}, "uses modules_to_save, which is not supported"),
         ({"bias": "all"}, r"trains biases, which is not supported \(bias='all'"),
         ({"bias": "lora_only"}, "trains biases"),
+        ({"init_lora_weights": "pissa_niter_4"}, "began as 'pissa_niter_4', which changes the base as well"),
+        ({"init_lora_weights": "olora"}, "began as 'olora'"),
         ({"lora_bias": True}, "uses lora_bias"),
         ({"layer_replication": [[0, 2]]}, "uses layer_replication"),
         ({"r": 5}, "has rank 4, and adapter_config.json says 5"),
-        ({"r": 0}, "says 0 where"),
-        ({"lora_alpha": "eight"}, "says 'eight' where"),
+        ({"r": 0}, "says 0 where r needs a positive number"),
+        ({"lora_alpha": "eight"}, "says 'eight' where lora_alpha needs a number"),
+        ({"lora_alpha": float("inf")}, "says inf where"),
         ({"alpha_pattern": {"(": 3}}, "has a pattern that is none"),
     ],
 )
@@ -119,6 +122,41 @@ def test_tensors_that_are_no_factors_are_refused_by_name(
     with pytest.raises(ModelUnusable, match=words) as refused:
         read(folder)
     assert name in str(refused.value)
+
+
+def test_a_weight_that_peft_saves_beside_its_factors_is_what_they_are_added_to(tmp_path: Path) -> None:
+    folder = make_adapter(tmp_path / "a", init_lora_weights="gaussian")
+    name = "base_model.model.language_model.lm_head"
+    add(folder, f"{name}.base_layer.weight", torch.zeros(51_289, 32))
+    head = next(one for one in read(folder).factors if one.weight == "lm_head.weight")
+    assert head.base == f"{name}.base_layer.weight"
+    add(folder, "base_model.model.language_model.model.encoder.layers.0.fc1.base_layer.weight", torch.zeros(64, 32))
+    with pytest.raises(ModelUnusable, match=r"fc1\.base_layer\.weight, and no factors for it"):
+        read(folder)
+
+
+def test_two_adapters_in_one_file_are_refused(tmp_path: Path) -> None:
+    folder = make_adapter(tmp_path / "a")
+    path = folder / "adapter_model.safetensors"
+    factors = load_file(path)
+    named = {name.replace(".weight", ".mine.weight"): factor for name, factor in factors.items()}
+    save_file(named, path)
+    assert len(read(folder).factors) == 33
+    save_file(named | {name: factor.clone() for name, factor in factors.items()}, path)
+    with pytest.raises(ModelUnusable, match="several adapters in one file"):
+        read(folder)
+    both = {name.replace("language_model.lm_head", "lm_head"): factor for name, factor in factors.items()}
+    save_file(both | {name: factor.clone() for name, factor in factors.items()}, path)
+    with pytest.raises(ModelUnusable, match=r"adapts lm_head\.weight twice"):
+        read(folder)
+
+
+def test_factors_that_are_no_floats_are_refused(tmp_path: Path) -> None:
+    folder = make_adapter(tmp_path / "a")
+    name = "base_model.model.language_model.lm_head.lora_A.weight"
+    add(folder, name, torch.zeros(4, 32, dtype=torch.int8))
+    with pytest.raises(ModelUnusable, match=f"{name} holds numbers of the type I8"):
+        read(folder)
 
 
 def test_an_adapter_of_another_base_does_not_fit(tmp_path: Path) -> None:

@@ -50,19 +50,43 @@ def test_what_an_original_s_text_config_leaves_open_is_asked_of_the_file_and_the
 
 
 def test_a_sound_file_is_followed_as_transformers_follows_it(tmp_path: Path) -> None:
-    stored = {"num_beams": 2, "eos_token_id": [2, 7], "bos_token_id": 0, "max_length": 20, "max_new_tokens": 30}
+    stored = {
+        "num_beams": 2,
+        "eos_token_id": [2, 7],
+        "decoder_start_token_id": 0,
+        "max_length": 20,
+        "max_new_tokens": 30,
+    }
     rules = stated(tmp_path, stored, {"num_beams": 4}, is_original=False)
-    assert rules.values == {"num_beams": 2, "eos_token_id": [2, 7], "bos_token_id": 0, "max_new_tokens": 30}
+    assert rules.values == {name: value for name, value in stored.items() if name != "max_length"}
     assert rules.source == "generation_config.json"
+
+
+def test_an_answer_begins_as_florence_s_do_where_the_file_names_no_start(tmp_path: Path) -> None:
+    stored = {name: value for name, value in RULES.items() if name != "decoder_start_token_id"}
+    rules = stated(tmp_path, stored, {}, is_original=False)
+    assert rules.values == RULES
+    assert rules.source == "generation_config.json, but for the start token"
+
+
+def test_defaults_that_transformers_wrote_down_are_nobody_s_choice(tmp_path: Path) -> None:
+    dump = {"num_beams": 1, "no_repeat_ngram_size": 0, "early_stopping": False, "length_penalty": 1.0, **TOKENS}
+    assert stated(tmp_path, None, dump, is_original=False).values == WHOLE
+    # Microsoft's code follows them.
+    assert stated(tmp_path, None, dump, is_original=True).values == {**WHOLE, **dump}
 
 
 @pytest.mark.parametrize(
     ("stored", "because"),
     [
         (None, "generation_config.json is missing"),
-        ({}, "generation_config.json names nothing alone"),
+        ({}, "generation_config.json names nothing"),
         ({"num_beams": 3}, "generation_config.json names num_beams alone"),
         ({"eos_token_id": 2, "num_beams": 3}, "generation_config.json names eos_token_id and num_beams alone"),
+        (
+            {**RULES, "decoder_start_token_id": 1},
+            "generation_config.json begins answers with token 1, which is the tokenizer's <pad>",
+        ),
         (SWAPPED, "generation_config.json ends answers with token 1, and the tokenizer's </s> is 2"),
         ("{", "generation_config.json is not JSON"),
         ("[]", "generation_config.json is not an object of JSON"),
@@ -98,8 +122,36 @@ def test_a_text_config_of_another_tokenizer_names_no_tokens(tmp_path: Path) -> N
 
 
 def test_what_is_not_done_is_named(tmp_path: Path) -> None:
-    assert stated(tmp_path, RULES, {}, is_original=False).unsupported is None
+    assert stated(tmp_path, RULES, {}, is_original=False).unusable(51_289) is None
     sampled = stated(tmp_path, None, {**RULES, "do_sample": True}, is_original=True)
-    assert sampled.unsupported == "its generation rules set do_sample=True, which is not supported"
-    penalty = stated(tmp_path, {"repetition_penalty": 1.2}, {}, is_original=False)
-    assert penalty.unsupported == "its generation rules set repetition_penalty=1.2, which is not supported"
+    assert sampled.unusable(51_289) == "its generation rules set do_sample=True, which is not supported"
+    penalty = stated(tmp_path, {"repetition_penalty": 1.2, "suppress_tokens": []}, {}, is_original=False)
+    assert penalty.unusable(51_289) == "its generation rules set repetition_penalty=1.2, which is not supported"
+
+
+@pytest.mark.parametrize(
+    ("rule", "value"),
+    [
+        *(("num_beams", value) for value in (0, -1, "3", 3.0, True)),
+        *(("no_repeat_ngram_size", value) for value in (-1, "3", 2.5)),
+        ("early_stopping", "always"),
+        ("length_penalty", float("nan")),
+        ("max_new_tokens", 1),
+        ("decoder_start_token_id", [2]),
+        ("forced_eos_token_id", [2, 3]),
+        *(("forced_bos_token_id", value) for value in (51_289, -1, "0")),
+        ("eos_token_id", [2, 999_999]),
+    ],
+)
+def test_a_rule_that_makes_no_sense_is_named(tmp_path: Path, rule: str, value: Any) -> None:
+    unusable = stated(tmp_path, {**RULES, rule: value}, {}, is_original=False).unusable(51_289)
+    assert unusable is not None
+    assert unusable.startswith(f"its generation rules set {rule}=")
+
+
+@pytest.mark.parametrize(
+    ("rules", "is_poor"),
+    [({}, False), ({"num_beams": 1}, True), ({"no_repeat_ngram_size": 0}, True), ({"num_beams": 5}, False)],
+)
+def test_less_than_florence_s_way_is_known(tmp_path: Path, rules: dict[str, Any], is_poor: bool) -> None:
+    assert stated(tmp_path, {**RULES, **rules}, {}, is_original=False).is_poor is is_poor

@@ -111,9 +111,15 @@ def test_what_a_configuration_leaves_out_is_microsoft_s_default() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("visual_temporal_embedding", {"type": "LEARNED"}, "visual_temporal_embedding is 'LEARNED', and only COSINE"),
-        ("image_pos_embed", {"type": "none"}, "image_pos_embed is 'none', and only learned_abs_2d"),
+        (
+            "visual_temporal_embedding",
+            {"type": "LEARNED"},
+            "visual_temporal_embedding is 'LEARNED', and only an object of type COSINE",
+        ),
+        ("image_pos_embed", {"type": "none"}, "image_pos_embed is 'none', and only an object of type learned_abs_2d"),
         ("image_pos_embed", None, "image_pos_embed is None"),
+        ("image_pos_embed", "learned_abs_2d", "image_pos_embed is 'learned_abs_2d', and only an object"),
+        ("image_feature_source", None, "image_feature_source is None"),
         ("image_feature_source", ["last_frame"], r"image_feature_source is \['last_frame'\]"),
         ("image_feature_source", ["temporal_avg_pool", "spatial_avg_pool"], "image_feature_source"),
     ],

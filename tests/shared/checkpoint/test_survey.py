@@ -163,16 +163,56 @@ def test_rules_that_are_not_followed_are_a_problem(folder: Path) -> None:
     assert look(folder).problems == ["its generation rules set do_sample=True, which is not supported"]
 
 
+def test_one_tensor_under_two_names_is_refused(folder: Path) -> None:
+    native = "model.language_model.encoder.layers.0.fc1.weight"
+    change_weights(folder, lambda tensors: tensors.update({native: torch.ones(64, 32)}))
+    assert look(folder).problems == [f"it holds one tensor under two names, {FC1} and {native}"]
+
+
+@pytest.mark.parametrize("lost", ["language_model.lm_head.weight", "language_model.model.shared.weight"])
+def test_a_head_that_is_said_to_be_its_own_must_be_there(tmp_path: Path, lost: str) -> None:
+    folder = make_original(tmp_path / "model", UNTIED)
+    change_weights(folder, lambda tensors: tensors.pop(lost))
+    assert look(folder).problems == []
+    change_json(folder / "config.json", tie_word_embeddings=False)
+    assert look(folder).problems == [f"it lacks tensor {lost} (of 274)"]
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("text_config", "bart"),
+        ("text_config", [1]),
+        ("vision_config", 7),
+        ("vision_config", {"patch_stride": None, "dim_embed": [8]}),
+    ],
+)
+def test_settings_of_no_kind_are_a_problem_and_no_traceback(folder: Path, part: str, value: Any) -> None:
+    change_json(folder / "config.json", **{part: value})
+    assert look(folder).problems
+
+
+def test_a_crop_to_the_size_itself_is_none(folder: Path) -> None:
+    change_json(folder / "preprocessor_config.json", do_center_crop=True)
+    assert look(folder).problems == []
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"image_seq_length": 577}, "the image processor says that a picture is 577 tokens; of config.json it is 5"),
+        ({"image_seq_length": "5"}, "says that a picture is '5' tokens"),
+        ({"size": {"height": "64", "width": 64}}, "must resize to a height and a width"),
+        ({"size": {"height": None, "width": 64}}, "must resize to a height and a width"),
+        ({"do_resize": False}, "the image processor does not resize"),
+        ({"do_center_crop": True, "crop_size": {"height": 32, "width": 32}}, "the image processor crops pictures"),
+        ({"size": {"height": 1664, "width": 64}}, "52 × 2 places are made; there are 50"),
         ({"size": {"shortest_edge": 224}}, "must resize to a height and a width; its size is {'shortest_edge': 224}"),
     ],
 )
 def test_an_image_processor_that_does_not_fit_is_told(folder: Path, change: dict[str, Any], words: str) -> None:
     change_json(folder / "preprocessor_config.json", **change)
-    (problem,) = look(folder).problems
+    problem, *_ = look(folder).problems
     assert words in problem
 
 

@@ -1,6 +1,7 @@
 """Tokens are read from whichever files a folder has, and those that do not fit the weights are refused."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,16 @@ def test_the_parts_of_a_tokenizer_say_the_same_as_the_whole(bart: Path, tmp_path
 
 @pytest.mark.parametrize(
     ("rows", "fits"),
-    [(1745, False), (1746, True), (1792, True), (1746 + 128, True), (1746 + 129, False), (51_289, False)],
+    [
+        (1745, False),
+        (1746, True),
+        (1747, False),
+        (1752, True),
+        (1792, True),
+        (1872, True),
+        (1880, False),
+        (51_289, False),
+    ],
 )
 def test_weights_have_a_row_for_each_token_and_few_to_spare(rows: int, fits: bool) -> None:
     misfit = read_vocabulary(LocalFolder(TINY)).misfit(rows, is_original=False)
@@ -101,6 +111,18 @@ def test_what_a_fine_tune_added_is_told(bart: Path, tmp_path: Path) -> None:
 
     assert changed(bart, tmp_path, add).others == ("<GENERATE_TAGS>", "<MIXED>")
     assert read_vocabulary(LocalFolder(bart)).others == ()
+
+
+def test_tokens_that_only_the_tokenizer_s_config_knows_are_its_own(bart: Path, tmp_path: Path) -> None:
+    shutil.copy(bart / "tokenizer.json", tmp_path)
+    own = {50265 + at: {"content": name, "special": True} for at, name in enumerate((*OWN_TOKENS, "<MY>"))}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": own}))
+    vocabulary = read_vocabulary(LocalFolder(tmp_path))
+    assert vocabulary.others == ("<MY>",)
+    assert vocabulary.misfit(51_290, is_original=True) is None
+    (tmp_path / "tokenizer_config.json").write_text('{"added_tokens_decoder": {"one": 2}}')
+    with pytest.raises(ModelUnusable, match="added_tokens_decoder of a kind"):
+        read_vocabulary(LocalFolder(tmp_path))
 
 
 @pytest.mark.parametrize(

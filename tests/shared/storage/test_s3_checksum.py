@@ -44,6 +44,7 @@ def test_a_checksum_of_the_whole_object_is_taken(field: str, digest: bytes, tmp_
         {"ChecksumSHA256": "q83vEjRWeJA=-3"},
         {"ChecksumSHA256": "q83vEjRWeJA=", "ChecksumType": "COMPOSITE"},
         {"ChecksumCRC64NVME": "q83vEjRWeJA=", "ChecksumType": "FULL_OBJECT"},
+        {"ChecksumCRC32": "oU1Myg==", "ETag": '"0123-8"'},
     ],
 )
 def test_checksums_of_parts_and_of_other_kinds_are_passed_over(head: dict[str, Any]) -> None:

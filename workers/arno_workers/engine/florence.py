@@ -112,10 +112,13 @@ class FlorenceReplica:
 
     def warm_up(self) -> None:
         sentences = [self._sentence(token, "something") for token in TASKS]
+        picture = self.picture(self._blank(), sentences, max_new_tokens=4)
         try:
-            self.answer_all([self.picture(self._blank(), sentences, max_new_tokens=4)])
+            self.answer_all([picture])
         except Exception as error:
             raise ModelUnusable(f"the model {self.model.id!r} fails on a blank picture: {error}") from error
+        if not any(request.answer for request in picture.requests):
+            raise ModelUnusable(f"the model {self.model.id!r} answers a blank picture with what is no number (NaN)")
 
     @torch.inference_mode()
     def capture(self) -> None:

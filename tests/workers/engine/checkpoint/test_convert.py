@@ -1,5 +1,6 @@
 """A converted folder is one that transformers itself reads, and answers from as the original does."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from arno_shared.checkpoint.survey import survey
 from arno_shared.errors import InvalidRequest
 from arno_workers.engine.checkpoint.convert import write_native
 from arno_workers.engine.checkpoint.load import load_checkpoint
-from tests.checkpoints import BASE, RULES, Shape, make_adapter, make_original, model_of
+from tests.checkpoints import BASE, RULES, Shape, change_json, make_adapter, make_original, model_of
 from tests.workers.engine.checkpoint.answers import LIMIT, answer, expected, picture, replica_of, sources
 
 CAPTION = "What does the image describe?"
@@ -76,6 +77,23 @@ def test_a_vocabulary_without_a_spare_piece_gets_a_row_for_the_image(tmp_path: P
     assert torch.equal(vocabulary[:-1], before["lm_head.weight"])
     assert torch.equal(vocabulary[-1], vocabulary[1])
     assert len(by_transformers(native)) == LIMIT
+
+
+@pytest.mark.parametrize("layout", ["original", "native"])
+def test_a_greedy_model_is_converted_as_one(tmp_path: Path, layout: str) -> None:
+    base = make_original(tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    config["text_config"]["num_beams"] = 1
+    config |= {"output_attentions": True, "return_dict": False, "attn_implementation": "flash_attention_2"}
+    (base / "config.json").write_text(json.dumps(config))
+    native = convert(tmp_path, base)
+    if layout == "native":
+        change_json(native / "generation_config.json", early_stopping=True, length_penalty=0.5)
+        change_json(native / "config.json", attn_implementation="flash_attention_2", return_dict=False)
+        write_native(load_checkpoint(sources(native)), tmp_path / "again")
+        native = tmp_path / "again"
+    assert by_transformers(native) == expected(model_of(BASE), CAPTION, picture(), num_beams=1)
+    assert answer(replica_of(native), CAPTION, picture()) == by_transformers(native)
 
 
 def test_what_is_there_is_never_overwritten(tmp_path: Path) -> None:

@@ -24,6 +24,9 @@ FILES = {
 READ = sorted(set(FILES) - {"README.md"})
 
 
+IMPATIENT = "import time; time.sleep = lambda _: None"
+
+
 @pytest.fixture
 def hub() -> Iterator[HubServer]:
     with HubServer(NAME, dict(FILES)) as hub:
@@ -104,9 +107,8 @@ def test_a_download_that_breaks_off_goes_on_where_it_stopped(hub: HubServer, tmp
 
 
 def test_a_download_that_ends_in_the_middle_is_not_taken_for_a_model(hub: HubServer, tmp_path: Path) -> None:
-    hub.breaks = {"model.safetensors": 6}
-    impatient = "import time; time.sleep = lambda _: None"
-    error = _located(hub, tmp_path, "model", impatient).error
+    hub.breaks = {"model.safetensors": 100}
+    error = _located(hub, tmp_path, "model", IMPATIENT).error
     assert f"{NAME} could not be downloaded from {hub.endpoint}" in error
     assert "not whole" in _located(hub, tmp_path, HF_HUB_OFFLINE="1").error
     hub.breaks = {}
@@ -124,6 +126,36 @@ def test_a_damaged_file_is_downloaded_anew(hub: HubServer, tmp_path: Path) -> No
     assert weights.read_bytes() == FILES["model.safetensors"]
     assert hub.fetched()[before:] == ["model.safetensors"]
     assert found.said("what is kept of it is damaged, downloading it anew")
+
+
+def test_bytes_that_are_not_those_of_the_list_are_never_a_model(hub: HubServer, tmp_path: Path) -> None:
+    hub.wrong = {"model.safetensors"}
+    error = _located(hub, tmp_path).error
+    assert f"of {NAME}, model.safetensors came from {hub.endpoint} with other bytes than are listed there" in error
+    hub.wrong = set()
+    found = _located(hub, tmp_path)
+    assert (found.folder / "model.safetensors").read_bytes() == FILES["model.safetensors"]
+    assert found.said("what is kept of it is damaged, downloading it anew")
+
+
+@pytest.mark.parametrize("trouble", ["busy", "expired"])
+def test_what_passes_is_waited_for(trouble: str, hub: HubServer, tmp_path: Path) -> None:
+    setattr(hub, trouble, {"model.safetensors": 2})
+    found = _located(hub, tmp_path, "model", IMPATIENT)
+    assert found.error == ""
+    assert (found.folder / "model.safetensors").read_bytes() == FILES["model.safetensors"]
+    assert found.said("the download broke off, going on")
+
+
+@pytest.mark.parametrize(("trouble", "status"), [("busy", 503), ("expired", 403)])
+def test_what_does_not_pass_is_nobody_s_token_s_fault(
+    trouble: str, status: int, hub: HubServer, tmp_path: Path
+) -> None:
+    setattr(hub, trouble, {"model.safetensors": 100})
+    error = _located(hub, tmp_path, "model", IMPATIENT).error
+    assert error == (
+        f"{hub.endpoint}/{NAME} could not be downloaded ({status}): start again later, what came whole is kept"
+    )
 
 
 @pytest.mark.parametrize("by", ["branch", "commit"])
@@ -189,7 +221,7 @@ def test_a_private_model_needs_a_token(hub: HubServer, tmp_path: Path) -> None:
     assert f"no {hub.endpoint}/{NAME}, or it is private" in without
     assert "set HF_TOKEN to a token with read access" in without
     wrong = _located(hub, tmp_path, HF_TOKEN="hf_wrong").error
-    assert "to this token, or to none (401): set HF_TOKEN" in wrong
+    assert "to this token, or to none (401): correct ARNO_WORKER__MODEL, or set HF_TOKEN to a token" in wrong
     assert "hf_wrong" not in wrong
     assert _located(hub, tmp_path, HF_TOKEN="hf_right").commit == hub.commit
 

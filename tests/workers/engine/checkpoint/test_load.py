@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
+from arno_shared.checkpoint.vocabulary import OWN_TOKENS
 from arno_shared.errors import ModelUnusable
 from arno_shared.messages import Prompt
 from arno_shared.results import ModelFacts
@@ -141,8 +142,6 @@ def saved_by_remote_code(folder: Path) -> None:
     whole = Tokenizer.from_file(str(folder / "tokenizer.json"))
     own = prompt_ids("<od>")[1]
     assert own == 50265
-    from arno_shared.checkpoint.vocabulary import OWN_TOKENS
-
     whole.add_special_tokens(list(OWN_TOKENS))
     whole.save(str(folder / "tokenizer.json"))
     change_json(folder / "tokenizer_config.json", tokenizer_class="BartTokenizer", additional_special_tokens=["<od>"])
@@ -228,6 +227,28 @@ def test_heads_are_tied_when_they_are_the_vocabulary(
     assert (model.lm_head.weight is model.model.language_model.shared.weight) is tied
     assert model.model.language_model.encoder.embed_tokens.weight is model.model.language_model.shared.weight
     assert ("head tied" in checkpoint.provenance) is tied
+
+
+def test_bart_s_own_tokens_are_whole_where_the_file_does_not_say_so(folder: Path) -> None:
+    said = json.loads((folder / "tokenizer.json").read_text())
+    said["added_tokens"] = [token for token in said["added_tokens"] if token["content"] != "</s>"]
+    (folder / "tokenizer.json").write_text(json.dumps(said))
+    check(folder)
+
+
+def test_tokens_that_only_the_tokenizer_s_config_knows_are_whole_too(folder: Path) -> None:
+    own = {str(50_265 + at): {"content": token, "special": True} for at, token in enumerate(OWN_TOKENS)}
+    (folder / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": own}))
+    check(folder)
+
+
+def test_a_model_that_answers_with_what_is_no_number_does_not_come_up(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    name = "language_model.model.decoder.layers.0.fc2.weight"
+    tensors[name] = tensors[name] * 1e38
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(ModelUnusable, match="answers a blank picture with what is no number"):
+        replica_of(folder).warm_up()
 
 
 def native(folder: Path, **rules: Any) -> Path:

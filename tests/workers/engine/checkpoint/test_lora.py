@@ -89,23 +89,35 @@ def test_half_precision_is_merged_in_float32(tmp_path: Path) -> None:
     assert not torch.equal(merged, merged.half().float())
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("language_model.model.shared", "adapts the vocabulary"),
-        ("language_model.model.encoder.embed_tokens", "which the model has not"),
-    ],
-)
-def test_an_adapter_of_the_vocabulary_is_refused(tmp_path: Path, name: str, words: str) -> None:
+def test_a_weight_that_peft_saved_beside_its_factors_is_what_they_are_added_to(tmp_path: Path) -> None:
+    base, adapter = make_original(tmp_path / "base"), make_adapter(tmp_path / "adapter", hit=("lm_head",))
+    path = adapter / "adapter_model.safetensors"
+    factors = load_file(path)
+    name = "base_model.model.language_model.lm_head"
+    saved = torch.full((51_289, 32), 0.25)
+    save_file(factors | {f"{name}.base_layer.weight": saved}, path)
+    merged = load_checkpoint(sources(base, adapter=adapter)).model.lm_head.weight
+    down, up = (factors[f"{name}.lora_{factor}.weight"] for factor in "AB")
+    assert torch.allclose(merged, saved + 2.0 * (up @ down), atol=1e-6)
+
+
+def test_a_change_beyond_all_numbers_is_refused(tmp_path: Path) -> None:
+    base = make_original(tmp_path / "base")
+    adapter = make_adapter(tmp_path / "adapter", hit=("q_proj",), lora_alpha=1e39)
+    with pytest.raises(
+        ModelUnusable, match=r"q_proj\.weight holds values that are not finite numbers; this seems to be"
+    ):
+        load_checkpoint(sources(base, adapter=adapter))
+
+
+def test_an_adapter_of_the_vocabulary_is_refused(tmp_path: Path) -> None:
     base, adapter = make_original(tmp_path / "base"), make_adapter(tmp_path / "adapter")
     path = adapter / "adapter_model.safetensors"
     factors = load_file(path)
-    factors |= {
-        f"base_model.model.{name}.lora_A.weight": torch.ones(4, 32),
-        f"base_model.model.{name}.lora_B.weight": torch.ones(51_289, 4),
-    }
+    name = "base_model.model.language_model.model.shared"
+    factors |= {f"{name}.lora_A.weight": torch.ones(4, 32), f"{name}.lora_B.weight": torch.ones(51_289, 4)}
     save_file(factors, path)
-    with pytest.raises(ModelUnusable, match=words):
+    with pytest.raises(ModelUnusable, match="adapts the vocabulary"):
         load_checkpoint(sources(base, adapter=adapter))
 
 

@@ -26,13 +26,15 @@ from arno_workers.engine.checkpoint.load import Checkpoint, load_checkpoint, loc
 
 def write_native(checkpoint: Checkpoint, folder: Path) -> None:
     """The folder appears when it is whole. Raises InvalidRequest when something is there."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InvalidRequest(f"{folder} is there already, and not empty: name a folder that is not")
+    folder = check_free(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
         model, processor = checkpoint.model.to(checkpoint.stored), checkpoint.processor
         _make_room(model, processor)
+        if model.generation_config.num_beams == 1:
+            # transformers saves no rules for beams where there are none.
+            model.generation_config.early_stopping = model.generation_config.length_penalty = None
         model.save_pretrained(partial)
         processor.save_pretrained(partial)
         # Where transformers before version 5, and others, look for it.
@@ -42,6 +44,14 @@ def write_native(checkpoint: Checkpoint, folder: Path) -> None:
         os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_free(folder: Path) -> Path:
+    """Where it lies. Raises InvalidRequest when something is there."""
+    folder = folder.resolve()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InvalidRequest(f"{folder} is there already, and not empty: name a folder that is not")
+    return folder
 
 
 @torch.no_grad()
@@ -66,9 +76,11 @@ def main() -> None:
     transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        write_native(load_checkpoint(locate_all(settings.worker, ObjectStore())), Path(sys.argv[1]))
-    except (ArnoError, OSError) as error:
-        sys.exit(f"arno model convert: {error}")
+        folder = check_free(Path(sys.argv[1]))
+        write_native(load_checkpoint(locate_all(settings.worker, ObjectStore())), folder)
+    except Exception as error:
+        words = str(error) if isinstance(error, ArnoError | OSError) else f"{type(error).__name__}: {error}"
+        sys.exit(f"arno model convert: {' '.join(words.split())}")
 
 
 if __name__ == "__main__":

@@ -3,10 +3,14 @@
 The library takes its settings from the environment when it is imported: HF_ENDPOINT, HF_HUB_OFFLINE, HF_HOME, HF_TOKEN.
 """
 
+import hashlib
 import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from logging import getLogger
 from pathlib import Path
+from time import sleep
+from typing import NamedTuple
 
 from huggingface_hub import HfApi, constants, get_cached_repo_tree, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
@@ -36,14 +40,26 @@ _ID = re.compile(
 )
 _LIST_TIMEOUT_S = 20
 _MAY_PASS = {408, 425, 429}
+_PAUSES_S = (1.0, 4.0, 10.0)
+"""Before a download that broke off is tried again: what came whole is kept."""
 _REVISIONS = {
     Wanted.MODEL: "ARNO_WORKER__REVISION",
+    Wanted.WEIGHTS: "ARNO_WORKER__REVISION",
     Wanted.ADAPTER: "ARNO_WORKER__ADAPTER_REVISION",
     Wanted.PROCESSOR: "ARNO_WORKER__PROCESSOR_REVISION",
 }
 
-Sizes = Mapping[str, int | None]
-"""By the name of a file: its bytes, where they are known."""
+
+class Listed(NamedTuple):
+    """What the hub says of a file, as far as it does."""
+
+    size_bytes: int | None
+    sha256: str | None
+    """Of large files alone."""
+
+
+Files = Mapping[str, Listed]
+"""By name."""
 
 
 class _Unreachable(Exception):
@@ -60,8 +76,10 @@ def fetch_snapshot(name: str, revision: str, wanted: Wanted) -> Path:
     # Lines and bars of its own would stand between the log's JSON; what matters of them is said here.
     disable_progress_bars()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    for client in ("httpx", "httpx2"):
+        getLogger(client).setLevel("WARNING")
     try:
-        commit, sizes = _list(name, revision)
+        commit, listed = _list(name, revision)
     except OfflineModeIsEnabled:
         log.info("the hub is not asked, HF_HUB_OFFLINE is set", model=name, revision=revision)
         return _cached(name, revision, wanted, "HF_HUB_OFFLINE is set, so that the hub is not asked")
@@ -71,10 +89,10 @@ def fetch_snapshot(name: str, revision: str, wanted: Wanted) -> Path:
         return folder
     except HfHubHTTPError as error:
         raise _refused(name, revision, wanted, error) from error
-    return _whole(name, revision, commit, sizes, wanted)
+    return _whole(name, revision, commit, listed, wanted)
 
 
-def _list(name: str, revision: str) -> tuple[str, Sizes]:
+def _list(name: str, revision: str) -> tuple[str, Files]:
     """The commit that the revision stands for, and its files. Raises OfflineModeIsEnabled, HfHubHTTPError where the
     hub says no, _Unreachable."""
     try:
@@ -90,40 +108,72 @@ def _list(name: str, revision: str) -> tuple[str, Sizes]:
     except Exception as error:
         # Of the HTTP client that the library has this year, or of an answer that no hub gives.
         raise _Unreachable(f"the hub at {_endpoint()} cannot be asked ({_reason(error)})") from error
-    return info.sha, {sibling.rfilename: sibling.size for sibling in info.siblings}
+    return info.sha, {one.rfilename: Listed(one.size, one.lfs.sha256 if one.lfs else None) for one in info.siblings}
 
 
-def _whole(name: str, revision: str, commit: str, sizes: Sizes, wanted: Wanted) -> Path:
+def _whole(name: str, revision: str, commit: str, listed: Files, wanted: Wanted) -> Path:
     """The folder of the commit with all that is read of it. Raises ModelUnusable."""
 
     def read(file: str) -> bytes:
         return Path(hf_hub_download(name, file, revision=commit)).read_bytes()
 
-    check_contents(Contents(name, sizes, read), wanted)
-    files = files_to_read(sizes, wanted)
+    check_contents(Contents(name, listed, read), wanted)
+    files = files_to_read(listed, wanted)
     folder = _snapshot_folder(name, commit)
-    damaged = _damaged(folder, files, sizes)
+    damaged = _damaged(folder, files, listed)
     if damaged:
         log.warning("what is kept of it is damaged, downloading it anew", model=name, files=damaged)
     missing = [file for file in files if not (folder / file).is_file()] + damaged
-    try:
-        with _progress(name, missing, sizes, folder) if missing else nullcontext():
-            # By the name of the branch, which the library then knows when the hub cannot be asked; it may have moved.
-            if Path(snapshot_download(name, revision=revision, allow_patterns=files)) != folder:
-                snapshot_download(name, revision=commit, allow_patterns=files)
-            if damaged:
-                snapshot_download(name, revision=commit, allow_patterns=damaged, force_download=True)
-    except Exception as error:
-        raise _not_downloaded(name, commit, wanted, error) from error
-    if wrong := _damaged(folder, files, sizes):
-        raise ModelUnusable(f"of {name}, {wrong[0]} came from {_endpoint()} with another size than is listed there")
+    with _progress(name, missing, listed, folder) if missing else nullcontext():
+        _download(name, revision, commit, wanted, files, folder)
+        if damaged:
+            _download(name, commit, commit, wanted, damaged, folder, anew=True)
+    # What was there has been looked at.
+    if wrong := _damaged(folder, missing, listed):
+        raise ModelUnusable(f"of {name}, {wrong[0]} came from {_endpoint()} with other bytes than are listed there")
     return folder
 
 
-def _progress(name: str, files: list[str], sizes: Sizes, folder: Path) -> AbstractContextManager[None]:
+def _download(
+    name: str, revision: str, commit: str, wanted: Wanted, files: list[str], folder: Path, *, anew: bool = False
+) -> None:
+    """Raises ModelUnusable when it broke off too often, or may not be."""
+    for pause_s in (*_PAUSES_S, None):
+        try:
+            # By the name of the branch, which the library then knows when the hub cannot be asked; it may have moved.
+            if Path(snapshot_download(name, revision=revision, allow_patterns=files, force_download=anew)) != folder:
+                snapshot_download(name, revision=commit, allow_patterns=files, force_download=anew)
+        except Exception as error:
+            if pause_s is None or not _may_pass(_cause(error)):
+                raise _not_downloaded(name, commit, wanted, _cause(error)) from error
+            log.warning("the download broke off, going on", model=name, why=_reason(_cause(error)), pause_s=pause_s)
+            sleep(pause_s)
+        else:
+            return
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The library hides the hub's answer to the question for one file behind what it did not find in the cache."""
+    return error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
+
+
+def _may_pass(error: BaseException) -> bool:
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        # A signed address of the storage behind the hub is good for a while: a new one is asked for.
+        return status >= 500 or status in _MAY_PASS or (status == 403 and not _is_of_hub(error))
+    return not (isinstance(error, OSError) and error.errno is not None)
+
+
+def _is_of_hub(error: HfHubHTTPError) -> bool:
+    """The hub itself answered, and not what stores its files."""
+    return str(error.response.request.url).startswith(constants.ENDPOINT)
+
+
+def _progress(name: str, files: list[str], listed: Files, folder: Path) -> AbstractContextManager[None]:
     blobs = folder.parents[1] / "blobs"
     before_bytes = _bytes_in(blobs)
-    total_bytes = sum(sizes[file] or 0 for file in files)
+    total_bytes = sum(listed[file].size_bytes or 0 for file in files)
     return logged(name, len(files), total_bytes, lambda: _bytes_in(blobs) - before_bytes)
 
 
@@ -131,12 +181,12 @@ def _cached(name: str, revision: str, wanted: Wanted, why: str) -> Path:
     """What an earlier download left, when that is whole. Raises ModelUnusable, with `why` it was looked for."""
     try:
         tree = get_cached_repo_tree(name, revision=revision)
-        sizes: Sizes | None = {file.path: file.size for file in tree}
+        listed: Files | None = {one.path: Listed(one.size, one.lfs.sha256 if one.lfs else None) for one in tree}
     except CachedRepoTreeNotFoundError:
-        sizes = None
+        listed = None
     try:
         # A pattern, so that the library misses none of the files that nobody reads.
-        files = files_to_read(sizes, wanted) if sizes is not None else []
+        files = files_to_read(listed, wanted) if listed is not None else []
         folder = Path(snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=files or "-"))
     except LocalEntryNotFoundError as error:
         raise ModelUnusable(
@@ -145,8 +195,8 @@ def _cached(name: str, revision: str, wanted: Wanted, why: str) -> Path:
         ) from error
     names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
     check_contents(Contents(str(folder), names, lambda file: (folder / file).read_bytes()), wanted)
-    if sizes is not None and (damaged := _damaged(folder, files, sizes)):
-        raise ModelUnusable(f"in the hub's cache, {folder / damaged[0]} is damaged: its size is wrong, and {why}")
+    if listed is not None and (damaged := _damaged(folder, files, listed)):
+        raise ModelUnusable(f"in the hub's cache, {folder / damaged[0]} is damaged: it has other bytes, and {why}")
     return folder
 
 
@@ -155,13 +205,18 @@ def _snapshot_folder(name: str, commit: str) -> Path:
     return Path(constants.HF_HUB_CACHE).resolve() / f"models--{name.replace('/', '--')}" / "snapshots" / commit
 
 
-def _damaged(folder: Path, files: list[str], sizes: Sizes) -> list[str]:
-    """Those that are there with another size than is listed."""
-    return [
-        file
-        for file in files
-        if (folder / file).is_file() and sizes[file] not in (None, (folder / file).stat().st_size)
-    ]
+def _damaged(folder: Path, files: list[str], listed: Files) -> list[str]:
+    """Those that are there with other bytes than are listed."""
+    return [file for file in files if (folder / file).is_file() and not _is_sound(folder / file, listed[file])]
+
+
+def _is_sound(path: Path, listed: Listed) -> bool:
+    if listed.size_bytes not in (None, path.stat().st_size):
+        return False
+    if listed.sha256 is None:
+        return True
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == listed.sha256
 
 
 def _bytes_in(folder: Path) -> int:
@@ -189,17 +244,17 @@ def _refused(name: str, revision: str, wanted: Wanted, error: HfHubHTTPError) ->
                 "HF_TOKEN to a token with read access to it"
             )
     status = error.response.status_code
+    if status >= 500 or status in _MAY_PASS or not _is_of_hub(error):
+        return ModelUnusable(f"{at} could not be downloaded ({status}): start again later, what came whole is kept")
     if status in (401, 403):
         return ModelUnusable(
-            f"the hub does not give {at} to this token, or to none ({status}): set HF_TOKEN to a token with read "
-            "access to it"
+            f"the hub does not give {at} to this token, or to none ({status}): correct {wanted.setting}, or set "
+            "HF_TOKEN to a token with read access to it"
         )
     return ModelUnusable(f"the hub does not give {at} ({status})")
 
 
-def _not_downloaded(name: str, commit: str, wanted: Wanted, error: Exception) -> ModelUnusable:
-    # The library hides the hub's answer to the question for one file behind what it did not find in the cache.
-    cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
+def _not_downloaded(name: str, commit: str, wanted: Wanted, cause: BaseException) -> ModelUnusable:
     if isinstance(cause, HfHubHTTPError):
         return _refused(name, commit, wanted, cause)
     if isinstance(cause, OSError) and cause.errno is not None:

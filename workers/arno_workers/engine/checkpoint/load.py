@@ -40,12 +40,13 @@ class Sources:
 def locate_all(settings: WorkerSettings, store: ObjectStore) -> Sources:
     """Raises ModelUnusable."""
     cache = settings.model_cache
+    wanted = Wanted.WEIGHTS if settings.processor else Wanted.MODEL
 
     def found(name: str, revision: str, wanted: Wanted) -> Located | None:
         return locate(name, revision, wanted, cache, store) if name else None
 
     return Sources(
-        locate(settings.model, settings.revision, Wanted.MODEL, cache, store),
+        locate(settings.model, settings.revision, wanted, cache, store),
         found(settings.processor, settings.processor_revision, Wanted.PROCESSOR),
         found(settings.adapter, settings.adapter_revision, Wanted.ADAPTER),
     )
@@ -81,6 +82,8 @@ def load_checkpoint(sources: Sources) -> Checkpoint:
     except Exception as error:
         raise seen.unusable(f"it cannot be loaded: {' '.join(str(error).split())}") from error
     log.info("checkpoint read", model=folder.name, files=list(seen.weights), said=checkpoint.provenance)
+    if seen.rules is not None and seen.rules.is_poor:
+        log.warning("answers are searched for in less than Florence-2's way", model=folder.name, rules=str(seen.rules))
     return checkpoint
 
 
@@ -107,8 +110,7 @@ def _load(
 
 def _assemble(seen: Survey, weights: Weights, image_token_id: int) -> Any:
     assert seen.rules is not None
-    text = {**(seen.config.get("text_config") or {}), "tie_word_embeddings": True}
-    whole = {**seen.config, "text_config": text, "tie_word_embeddings": weights.tied, "image_token_id": image_token_id}
+    whole = {**seen.config, "tie_word_embeddings": weights.tied, "image_token_id": image_token_id}
     config = Florence2Config.from_dict(whole)
     config.dtype = weights.stored
     # On no device, so that nothing is drawn at random which the weights would replace.

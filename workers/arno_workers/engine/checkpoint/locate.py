@@ -53,7 +53,7 @@ def _local_folder(name: str, wanted: Wanted) -> Path | None:
     if path.is_file():
         raise ModelUnusable(f"{path} is a file: name the folder that it lies in, in {wanted.setting}")
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        own = f"a bundled model ({', '.join(sorted(bundled))}), " if wanted is Wanted.MODEL else ""
+        own = f"a bundled model ({', '.join(sorted(bundled))}), " if wanted is not Wanted.ADAPTER else ""
         raise ModelUnusable(
             f"there is no {wanted} {redact(name)!r}: {wanted.setting} is {own}a folder, an s3:// folder or a hub id "
             "(owner/name)"

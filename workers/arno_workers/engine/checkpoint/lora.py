@@ -3,10 +3,10 @@ with every step."""
 
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from arno_shared.checkpoint.adapter import Adapter
-from arno_shared.checkpoint.shapes import COPIES, VOCABULARY
 from arno_shared.errors import ModelUnusable
 from arno_workers.engine.checkpoint.weights import Weights, tensors_in
 
@@ -14,12 +14,14 @@ from arno_workers.engine.checkpoint.weights import Weights, tensors_in
 def merge(weights: Weights, adapter: Adapter, folder: Path) -> None:
     """In float32, which what is merged stays in. A head that is hit is no longer the vocabulary's matrix, nor the other
     way round. `adapter` fits. Raises ModelUnusable."""
-    factors: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for file in adapter.files:
-        factors |= tensors_in(folder / file)
+        tensors |= tensors_in(folder / file)
     for one in adapter.factors:
-        if one.weight in (VOCABULARY, *COPIES):
-            raise ModelUnusable(f"the adapter's {one.down} adapts the vocabulary, which is not supported")
-        change = factors[one.up].float() @ factors[one.down].float()
+        change = tensors[one.up].float() @ tensors[one.down].float()
+        base = tensors[one.base] if one.base else weights.tensors[one.weight]
         # A new tensor: what the head shared with the vocabulary stays as it was.
-        weights.tensors[one.weight] = weights.tensors[one.weight].float() + one.scale * change
+        merged = base.float() + one.scale * change
+        if not torch.isfinite(merged).all():
+            raise ModelUnusable(f"with the adapter's {one.down}, {one.weight} holds values that are not finite numbers")
+        weights.tensors[one.weight] = merged

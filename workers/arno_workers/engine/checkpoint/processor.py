@@ -29,6 +29,12 @@ _PARSERS: dict[str, dict[str, Any]] = {
 }
 """What transformers' processor wants said of each kind of answer."""
 
+_OF_BART = (
+    *(AddedToken(token, special=True, normalized=False) for token in ("<s>", "<pad>", "</s>", "<unk>")),
+    AddedToken("<mask>", special=True, normalized=False, lstrip=True),
+)
+"""BART's own, which a text is never cut through."""
+
 _SPARE = ("madeupword0002", "madeupword0001", "madeupword0000")
 """Pieces of BART's vocabulary that no text has, so that no model ever learnt of them."""
 
@@ -42,7 +48,11 @@ def load_tokenizer(path: Path, vocabulary: Vocabulary) -> Tokenizer:
         tokenizer = Tokenizer.from_file(str(path / TOKENIZER)) if (path / TOKENIZER).exists() else _from_parts(path)
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        tokenizer.add_special_tokens([_special(token) for token in vocabulary.appended])
+        known = tokenizer.get_vocab(with_added_tokens=True)
+        added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+        tokenizer.add_special_tokens([token for token in _OF_BART if str(token.content) in known.keys() - added])
+        missing = [token for token in vocabulary.ids if token not in known]
+        tokenizer.add_special_tokens([_special(token) for token in sorted(missing, key=lambda t: vocabulary.ids[t])])
     except Exception as error:
         raise ModelUnusable(f"the tokenizer in {path} cannot be loaded: {error}") from error
     if wrong := next(
@@ -56,7 +66,8 @@ def load_tokenizer(path: Path, vocabulary: Vocabulary) -> Tokenizer:
 def load_processor(folder: LocalFolder, tokenizer: Tokenizer, image_tokens: int) -> Any:
     """A Florence2Processor, which needs an `<image>`. Raises ModelUnusable."""
     try:
-        settings = {**image_settings(folder), "image_seq_length": image_tokens}
+        # A crop to the very size that was resized to is none; others are refused before.
+        settings = {**image_settings(folder), "image_seq_length": image_tokens, "do_center_crop": False}
         pictures = CLIPImageProcessorPil.from_dict(settings)
         stored = read_json(folder, PROCESSOR) if PROCESSOR in folder.sizes else {}
         return Florence2Processor(
@@ -76,11 +87,7 @@ def _from_parts(path: Path) -> Tokenizer:
     tokenizer = Tokenizer(BPE.from_file(str(path / "vocab.json"), str(path / "merges.txt")))
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
     tokenizer.decoder = ByteLevelDecoder()
-    tokenizer.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>", AddedToken("<mask>", lstrip=True)])
-    added = path / "added_tokens.json"
-    if added.exists():
-        ids: dict[str, int] = json.loads(added.read_text())
-        tokenizer.add_special_tokens([_special(token) for token in sorted(ids, key=lambda token: ids[token])])
+    tokenizer.add_special_tokens(list(_OF_BART))
     return tokenizer
 
 
