@@ -55,11 +55,6 @@ class Factors:
     base: str | None = None
     """What it is added to, where the adapter's file has that, too."""
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """In the adapter's file."""
-        return (self.down, self.up, self.base) if self.base else (self.down, self.up)
-
 
 @dataclass(frozen=True, slots=True)
 class Adapter:

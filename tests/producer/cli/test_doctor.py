@@ -21,6 +21,7 @@ from arno_producer.cli.doctor.extras import check_extras
 from arno_producer.cli.doctor.findings import Finding, Verdict
 from arno_producer.cli.doctor.model import check_model
 from arno_producer.cli.doctor.storage import check_conditional_writes, check_storage
+from arno_producer.cli.doctor.workers import check_workers
 from arno_producer.client import new_job_id
 from arno_shared import __version__
 from arno_shared.dead_letters import DeadLetter, LetterKind
@@ -370,6 +371,15 @@ def test_storage_that_gives_back_something_else(tmp_path: Path) -> None:
     prefix = f"file://{tmp_path}/"
     assert check_storage(Forgetful(), prefix).verdict is Verdict.OK
     assert "read back" in check_storage(Forgetful(), prefix).says
+
+
+def test_what_workers_have_read_of_their_models(producer: Producer) -> None:
+    said = "Microsoft's original layout, float16, head tied; 3 beams, no 3-gram twice, from text_config of config.json"
+    for name in ("gpu0@a", "gpu1@a"):
+        announce(producer.redis, worker_state(name, provenance=said))
+    announce(producer.redis, worker_state("gpu2@a", phase="loading"))
+    found = {finding.check: finding for finding in check_workers(producer)}
+    assert found["models that work"] == Finding("models that work", Verdict.OK, f"arno-tiny: {said} (gpu0@a, gpu1@a)")
 
 
 def model(name: str, **parts: Path) -> Finding:

@@ -19,6 +19,7 @@ def check_workers(producer: Producer) -> Iterator[Finding]:
     heard = {one.worker: one.state for one in seen if not one.silent}
     states = [state for state in heard.values() if state]
     yield _there(answered, heard)
+    yield from _models(states)
     mute = (state.worker for state in states if state.phase == "working" and state.worker not in answered)
     yield from _noted(
         "mute workers",
@@ -61,6 +62,17 @@ def _there(answered: Sequence[str], heard: dict[str, WorkerState | None]) -> Fin
     phases = {name: state.phase for name, state in heard.items() if state}
     there = (f"{name} ({phases[name]})" if name in phases else name for name in names)
     return Finding("workers", Verdict.OK, f"{len(names)} there, {len(answered)} answered: {', '.join(there)}")
+
+
+def _models(states: Sequence[WorkerState]) -> Iterator[Finding]:
+    """What they have read, and from where."""
+    readers: dict[str, list[str]] = {}
+    for state in states:
+        if state.provenance:
+            readers.setdefault(f"{state.model}: {state.provenance}", []).append(state.worker)
+    if readers:
+        says = "; ".join(f"{read} ({', '.join(workers)})" for read, workers in sorted(readers.items()))
+        yield Finding("models that work", Verdict.OK, says)
 
 
 def _last_words(seen: SeenWorker) -> str:
