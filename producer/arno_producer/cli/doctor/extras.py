@@ -7,7 +7,7 @@ from arno_producer.cli.doctor.findings import Finding, Verdict
 from arno_producer.demo import NEEDED
 
 _MODULES = {
-    "worker": ("torch", "transformers", "huggingface_hub", "tokenizers", "PIL", "numpy", "obstore"),
+    "worker": ("torch", "transformers", "huggingface_hub", "tokenizers", "safetensors", "PIL", "numpy", "obstore"),
     "http": ("fastapi", "starlette", "anyio", "uvicorn", "python_multipart"),
     "parquet": ("pyarrow",),
     "otel": ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"),
