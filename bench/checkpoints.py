@@ -113,7 +113,7 @@ def make_config(size: Size, tokens: int = 51_290, image_token_id: int = 51_289) 
 def make_model(size: Size, tokens: int, image_token_id: int, seed: int = 0) -> Any:
     torch.manual_seed(seed)
     model = Florence2ForConditionalGeneration(make_config(size, tokens, image_token_id)).eval()
-    initialise(model)
+    _initialise(model)
     model.generation_config = GenerationConfig(
         num_beams=3,
         early_stopping=True,
@@ -161,7 +161,7 @@ def _image_processor(size: Size) -> Any:
 
 
 @torch.no_grad()
-def initialise(model: Any) -> None:
+def _initialise(model: Any) -> None:
     """Every layer keeps the scale of what it is given, so that nothing vanishes and nothing overflows."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):

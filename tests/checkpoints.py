@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench.checkpoints import initialise, make_tokenizer
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -24,12 +23,23 @@ from transformers import (
     GenerationConfig,
 )
 
+from arno_workers.tiny.tokenizer import build_tokenizer
+
 ROWS = 51_289
 """As many as Florence-2 has tokens: there is no row for `<image>`."""
 SPARE = 50_263
 """The number of a piece that no text has."""
 PICTURE_PX = 64
 IMAGE_TOKENS = 5
+
+BART = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+FLORENCE = (
+    *("<od>", "</od>", "<ocr>", "</ocr>", *(f"<loc_{place}>" for place in range(1000))),
+    *("<cap>", "</cap>", "<ncap>", "</ncap>", "<dcap>", "</dcap>", "<grounding>", "</grounding>", "<seg>", "</seg>"),
+    *("<sep>", "<region_cap>", "</region_cap>", "<region_to_desciption>", "</region_to_desciption>"),
+    *("<proposal>", "</proposal>", "<poly>", "</poly>", "<and>"),
+)
+"""What the original processor adds, in its order."""
 
 RULES: dict[str, Any] = {
     "bos_token_id": 0,
@@ -103,6 +113,13 @@ def model_of(shape: Shape) -> Any:
     """transformers' own, in float32, the same one each time: do not change it. A picture stands in its prompt as the
     piece SPARE."""
     torch.manual_seed(shape.seed)
+    model = Florence2ForConditionalGeneration(config_of(shape)).eval()
+    _shake(model)
+    model.generation_config = GenerationConfig(**RULES)
+    return model
+
+
+def config_of(shape: Shape) -> Any:
     text = BartConfig(
         vocab_size=ROWS,
         max_position_embeddings=shape.positions,
@@ -115,33 +132,44 @@ def model_of(shape: Shape) -> Any:
         decoder_ffn_dim=shape.inner * shape.width,
     )
     vision = Florence2VisionConfig(**shape.vision)
-    config = Florence2Config(
+    return Florence2Config(
         text_config=text.to_dict(),
         vision_config=vision.to_dict(),
         image_token_id=SPARE,
         tie_word_embeddings=shape.tied,
     )
-    model = Florence2ForConditionalGeneration(config).eval()
-    initialise(model)
-    if not shape.tied:
-        with torch.no_grad():
-            model.lm_head.weight.copy_(torch.randn_like(model.lm_head.weight) * shape.width**-0.5 * 6)
-            model.lm_head.weight[2] = 0
-    model.generation_config = GenerationConfig(**RULES)
-    return model
+
+
+@torch.no_grad()
+def _shake(model: Any) -> None:
+    """So that answers depend on their picture, waver between several tokens, and never end by themselves."""
+    for name, weight in model.named_parameters():
+        if weight.dim() > 1 and "embed_positions" not in name:
+            gain = 2.0 if name.endswith(("q_proj.weight", "k_proj.weight")) else 1.0
+            torch.nn.init.normal_(weight, std=gain * weight[0].numel() ** -0.5)
+    for matrix in (model.get_input_embeddings().weight, model.lm_head.weight):
+        torch.nn.init.normal_(matrix, std=6 * matrix.shape[1] ** -0.5)
+        matrix[RULES["eos_token_id"]] = 0
+    model.tie_weights()
 
 
 @cache
 def tokenizer() -> Tokenizer:
-    """Of 50,265 tokens, as BART's: Florence-2's own are not among them."""
-    backend = json.loads(make_tokenizer().backend_tokenizer.to_str())
-    own = {token["content"] for token in backend["added_tokens"][5:]}
-    backend["added_tokens"] = [token for token in backend["added_tokens"] if token["content"] not in own]
-    vocabulary = {piece: number for piece, number in backend["model"]["vocab"].items() if piece not in own}
-    for number in range(3):
-        vocabulary[f"madeupword000{number}"] = vocabulary.pop(f"piece {SPARE - 2 + number}")
-    backend["model"]["vocab"] = vocabulary
-    return Tokenizer.from_str(json.dumps(backend))
+    """Of 50,265 tokens, as BART's: the bundled model's pieces, and others that no text has. Florence-2's own are not
+    among them."""
+    said = json.loads(build_tokenizer().backend_tokenizer.to_str())
+    said["added_tokens"] = [token for token in said["added_tokens"] if token["content"] in BART]
+    pieces = said["model"]["vocab"]
+    spare = {SPARE - 2 + number: f"madeupword000{number}" for number in range(3)}
+    pieces |= {spare.get(number, f"piece {number}"): number for number in range(len(pieces), ROWS - 1024)}
+    return Tokenizer.from_str(json.dumps(said))
+
+
+def whole_tokenizer() -> Tokenizer:
+    """With Florence-2's own tokens, as a fine-tune is saved, and `<image>` behind them."""
+    whole = Tokenizer.from_str(tokenizer().to_str())
+    whole.add_special_tokens([*FLORENCE, "<image>"])
+    return whole
 
 
 def tensors_of(shape: Shape) -> dict[str, Tensor]:
@@ -256,23 +284,8 @@ def make_processor(folder: Path) -> Path:
 
 def prompt_ids(sentence: str) -> list[int]:
     """As the original processor cuts it, which adds Florence-2's tokens, each special, in their order."""
-    own = ["<od>", "</od>", "<ocr>", "</ocr>", *(f"<loc_{place}>" for place in range(1000))]
-    own += [
-        "<cap>",
-        "</cap>",
-        "<ncap>",
-        "</ncap>",
-        "<dcap>",
-        "</dcap>",
-        "<grounding>",
-        "</grounding>",
-        "<seg>",
-        "</seg>",
-    ]
-    own += ["<sep>", "<region_cap>", "</region_cap>", "<region_to_desciption>", "</region_to_desciption>"]
-    own += ["<proposal>", "</proposal>", "<poly>", "</poly>", "<and>"]
     whole = Tokenizer.from_str(tokenizer().to_str())
-    whole.add_special_tokens(own)
+    whole.add_special_tokens(list(FLORENCE))
     ids: list[int] = whole.encode(f"<s>{sentence}</s>", add_special_tokens=False).ids
     return ids
 

@@ -42,7 +42,8 @@ class _FolderFirst(TyperGroup):
 
 app = typer.Typer(
     cls=_FolderFirst,
-    help="Say what a model's folder holds, and whether Arno will run it (arno model FOLDER); or convert it.",
+    help="Say what a model's folder holds, and whether Arno will run it; or convert it. `arno model FOLDER` "
+    "is short for `arno model show FOLDER`.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,

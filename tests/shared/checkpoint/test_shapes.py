@@ -4,18 +4,20 @@ from typing import Any
 
 import pytest
 import torch
-from bench.checkpoints import SIZES, make_config
 from transformers import Florence2Config, Florence2ForConditionalGeneration
 
 from arno_shared.checkpoint.shapes import COPIES, expected_shapes, image_tokens
 from arno_shared.errors import ModelUnusable
+from tests.checkpoints import BASE, REAL_BASE, REAL_LARGE, config_of
 from tests.workers.engine.odd_models import ODD_MODELS, TINY, build
 from tests.workers.engine.odd_models import image_tokens as image_tokens_of
 
 CONFIGS = {
     "arno-tiny": lambda: Florence2Config.from_pretrained(TINY),
     "transformers' defaults": Florence2Config,
-    **{name: lambda size=size: make_config(size) for name, size in SIZES.items()},
+    "base": lambda: config_of(REAL_BASE),
+    "large": lambda: config_of(REAL_LARGE),
+    "small": lambda: config_of(BASE),
     **{odd.name: lambda odd=odd: build(odd).config for odd in ODD_MODELS},
 }
 

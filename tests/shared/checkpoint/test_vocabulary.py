@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench.checkpoints import make_tokenizer
 
 from arno_shared.checkpoint.folder import LocalFolder
 from arno_shared.checkpoint.vocabulary import OWN_TOKENS, Vocabulary, has_tokenizer, read_vocabulary
 from arno_shared.errors import ModelUnusable
-from tests.checkpoints import make_processor
+from tests.checkpoints import make_processor, whole_tokenizer
 from tests.workers.engine.odd_models import TINY
 
 
@@ -37,7 +36,7 @@ def test_florence_s_own_tokens_come_behind_bart_s(bart: Path) -> None:
 
 
 def test_a_whole_tokenizer_has_them_already(tmp_path: Path) -> None:
-    make_tokenizer().save_pretrained(tmp_path)
+    whole_tokenizer().save(str(tmp_path / "tokenizer.json"))
     vocabulary = read_vocabulary(LocalFolder(tmp_path))
     assert vocabulary.appended == ()
     assert vocabulary.misfit(51_328, is_original=False) is None
@@ -73,15 +72,14 @@ def test_weights_have_a_row_for_each_token_and_few_to_spare(rows: int, fits: boo
     assert misfit == (None if fits else f"the tokenizer has 1,746 tokens, and the weights have rows for {rows:,}")
 
 
-def test_an_image_token_needs_no_row(tmp_path: Path) -> None:
-    """Microsoft's weights have none, and the picture is put in its place."""
-    tokenizer = make_tokenizer()
-    tokenizer.save_pretrained(tmp_path)
-    text = (tmp_path / "tokenizer.json").read_text().replace('"<and>"', '"<swapped>"').replace('"<image>"', '"<and>"')
-    (tmp_path / "tokenizer.json").write_text(text.replace('"<swapped>"', '"<image>"'))
+@pytest.mark.parametrize(
+    ("rows", "fits"), [(51_288, False), (51_289, True), (51_290, True), (51_291, False), (51_328, True)]
+)
+def test_an_image_token_needs_no_row_and_may_have_one(tmp_path: Path, rows: int, fits: bool) -> None:
+    whole_tokenizer().save(str(tmp_path / "tokenizer.json"))
     vocabulary = read_vocabulary(LocalFolder(tmp_path))
-    assert vocabulary.ids["<image>"] == max(vocabulary.ids.values())
-    assert vocabulary.misfit(max(vocabulary.ids.values()), is_original=False) is None
+    assert vocabulary.ids["<image>"] == 51_289
+    assert (vocabulary.misfit(rows, is_original=False) is None) is fits
 
 
 def test_places_that_do_not_follow_each_other_are_refused(bart: Path, tmp_path: Path) -> None:
