@@ -84,9 +84,8 @@ def test_an_original_answers_as_transformers_does(
     originals: Callable[[Shape], Path], shape: Shape, prompt: str, sentence: str
 ) -> None:
     replica = replica_of(originals(shape))
-    for seed in (0, 1):
-        asked = Prompt.model_validate(prompt)
-        assert answer(replica, asked, picture(seed)) == expected(model_of(shape), sentence, picture(seed))
+    asked = Prompt.model_validate(prompt)
+    assert answer(replica, asked, picture()) == expected(model_of(shape), sentence, picture())
 
 
 @pytest.mark.long
@@ -343,7 +342,7 @@ def test_facts_name_base_adapter_and_both_revisions(folder: Path, tmp_path: Path
     )
 
 
-READ = ("config.json", "generation_config.json", "tokenizer.json", "preprocessor_config.json")
+READ = ("generation_config.json", "tokenizer.json")
 
 
 @pytest.mark.parametrize("name", READ)

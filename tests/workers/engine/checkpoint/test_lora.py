@@ -52,8 +52,9 @@ def with_adapter(shape: Shape, folder: Path, scale: float) -> Any:
     return model
 
 
-@pytest.mark.parametrize("shape", [BASE, UNTIED], ids=["tied", "untied"])
-@pytest.mark.parametrize(("rslora", "scale"), [(False, 8 / 4), (True, 8 / sqrt(4))])
+@pytest.mark.parametrize(
+    ("shape", "rslora", "scale"), [(BASE, False, 8 / 4), (UNTIED, True, 8 / sqrt(4))], ids=["tied", "untied, rslora"]
+)
 def test_a_merged_adapter_answers_as_one_beside_its_base(
     tmp_path: Path, shape: Shape, rslora: bool, scale: float
 ) -> None:
