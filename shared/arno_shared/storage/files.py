@@ -73,7 +73,7 @@ class Files:
         try:
             with _written(path, data) as unfinished:
                 os.replace(unfinished, path)
-            _sync(path.parent)
+            sync_folder(path.parent)
         except (OSError, ValueError) as error:
             raise _why_not_written(path, error) from error
 
@@ -83,7 +83,7 @@ class Files:
             with _written(path, data) as unfinished:
                 is_new = self._name_if_free(uri, data, unfinished, path)
             # Also for a file that stands there: whoever named it may not have come to this yet.
-            _sync(path.parent)
+            sync_folder(path.parent)
         except (OSError, ValueError) as error:
             raise _why_not_written(path, error) from error
         return is_new
@@ -222,10 +222,10 @@ def _make_folder(folder: Path) -> None:
     missing = takewhile(lambda above: not above.exists(), (folder, *folder.parents))
     for new in reversed(list(missing)):
         new.mkdir(exist_ok=True)
-        _sync(new.parent)
+        sync_folder(new.parent)
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Makes the names in it durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

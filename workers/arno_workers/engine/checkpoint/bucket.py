@@ -11,6 +11,7 @@ from arno_shared.checkpoint.files import Wanted, files_to_read
 from arno_shared.errors import ArnoError, Changed, ModelUnusable, NotFound
 from arno_shared.logs import get_logger
 from arno_shared.storage import ObjectStore, StoredObject
+from arno_shared.storage.files import sync_folder
 from arno_shared.uris import redact
 from arno_workers.engine.checkpoint.file_lock import lock
 from arno_workers.engine.checkpoint.progress import logged
@@ -80,9 +81,9 @@ def _download(uri: str, objects: Sequence[StoredObject], folder: Path, store: Ob
             except NotFound as error:
                 raise Changed(str(error)) from error
         log.info("checked", model=uri, by=checked_by)
-        _sync(partial)
+        sync_folder(partial)
         os.rename(partial, folder)
-        _sync(folder.parent)
+        sync_folder(folder.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -105,12 +106,3 @@ def _is_whole(folder: Path, objects: Sequence[StoredObject]) -> bool:
         return all((folder / found.uri.rpartition("/")[2]).stat().st_size == found.size_bytes for found in objects)
     except (FileNotFoundError, NotADirectoryError):
         return False
-
-
-def _sync(folder: Path) -> None:
-    """Makes the names in it durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
